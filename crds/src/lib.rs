@@ -1,0 +1,1 @@
+//! The words: Kubernetes API types, annotation grammar and network-status. No I/O.

@@ -1,0 +1,1 @@
+//! The hands: the CNI protocol, netlink, IPAM, one file per kind of interface, and the exec of external plugins.

@@ -1,0 +1,1 @@
+//! The head: configuration, plan, engine, records and the command line.

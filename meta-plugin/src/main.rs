@@ -1,0 +1,2 @@
+//! Multi-call dispatch only.
+fn main() {}
