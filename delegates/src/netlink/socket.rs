@@ -4,6 +4,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use netlink_sys::{Socket, SocketAddr, protocols};
 use nix::errno::Errno;
@@ -63,6 +64,12 @@ pub struct Netlink {
     socket: Socket,
     sequence: Cell<u32>,
     buffer: RefCell<Vec<u8>>,
+}
+
+impl AsFd for Netlink {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
 }
 
 impl Netlink {
