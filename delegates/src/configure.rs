@@ -92,9 +92,8 @@ pub fn routes(result: &CniResult, index: u32, position: usize) -> Result<Vec<Rou
 fn number<T: TryFrom<i64>>(route: &ResultRoute, key: &str, value: Option<i64>) -> Result<Option<T>, CniError> {
     value
         .map(|value| {
-            T::try_from(value).map_err(|_| {
-                CniError::new(code::CONFIG, format!("route {}: {key} {value} is out of range", route.dst))
-            })
+            T::try_from(value)
+                .map_err(|_| CniError::new(code::CONFIG, format!("route {}: {key} {value} is out of range", route.dst)))
         })
         .transpose()
 }
@@ -149,7 +148,9 @@ fn settle(pod: &Namespace, link: &Link, settings: Settings, deadline: Instant) -
                 code::DELEGATE,
                 format!("address {} of interface \"{}\" is in use by another host", taken.net, link.name),
             )
-            .with_details("IPv6 duplicate address detection (RFC 4862) had an answer: free the address or choose another"));
+            .with_details(
+                "IPv6 duplicate address detection (RFC 4862) had an answer: free the address or choose another",
+            ));
         }
         let Some(tentative) = addresses.iter().find(|a| a.is_tentative()) else { return Ok(()) };
         if Instant::now() >= limit {

@@ -77,8 +77,7 @@ impl Link {
     }
 
     fn read(payload: &[u8]) -> Option<Self> {
-        let mut link =
-            Self { index: u32_at(payload, 4)?, flags: u32_at(payload, 8)?, ..Self::default() };
+        let mut link = Self { index: u32_at(payload, 4)?, flags: u32_at(payload, 8)?, ..Self::default() };
         for (kind, value) in Attributes(payload.get(16..)?) {
             match kind {
                 libc::IFLA_IFNAME => link.name = text(value),
@@ -194,10 +193,9 @@ impl<'a> NewLink<'a> {
     #[must_use]
     pub fn of_kind(self, kind: &str, data: impl FnOnce(Message) -> Message) -> Request {
         let operation = format!("create {kind} interface \"{}\"", self.name);
-        let message = self.put(Message::new(libc::RTM_NEWLINK, libc::NLM_F_CREATE | libc::NLM_F_EXCL)).nest(
-            libc::IFLA_LINKINFO,
-            |info| info.text(IFLA_INFO_KIND, kind).nest(IFLA_INFO_DATA, data),
-        );
+        let message = self
+            .put(Message::new(libc::RTM_NEWLINK, libc::NLM_F_CREATE | libc::NLM_F_EXCL))
+            .nest(libc::IFLA_LINKINFO, |info| info.text(IFLA_INFO_KIND, kind).nest(IFLA_INFO_DATA, data));
         Request::new(operation, message)
     }
 
@@ -284,9 +282,9 @@ impl LinkChange {
     /// Sets attributes of the bridge port it is (`IFLA_INFO_SLAVE_DATA`).
     #[must_use]
     pub fn bridge_port(mut self, data: impl FnOnce(Message) -> Message) -> Self {
-        self.attributes = self
-            .attributes
-            .nest(libc::IFLA_LINKINFO, |info| info.text(IFLA_INFO_SLAVE_KIND, "bridge").nest(IFLA_INFO_SLAVE_DATA, data));
+        self.attributes = self.attributes.nest(libc::IFLA_LINKINFO, |info| {
+            info.text(IFLA_INFO_SLAVE_KIND, "bridge").nest(IFLA_INFO_SLAVE_DATA, data)
+        });
         self
     }
 
@@ -315,8 +313,7 @@ pub fn delete(index: u32, name: &str) -> Request {
 /// (`rtnl_group_dellink`). Group 0 is every link that was never given one, so it is never asked for.
 #[must_use]
 pub fn delete_group(group: std::num::NonZeroU32) -> Request {
-    let message =
-        Message::new(libc::RTM_DELLINK, 0).fixed(&[0; 16]).u32(libc::IFLA_GROUP, group.get());
+    let message = Message::new(libc::RTM_DELLINK, 0).fixed(&[0; 16]).u32(libc::IFLA_GROUP, group.get());
     Request::new(format!("delete the interfaces of group {group}"), message)
 }
 
@@ -340,9 +337,7 @@ impl Netlink {
     pub fn link_by_index(&self, index: u32) -> Result<Option<Link>> {
         let mut header = [0; 16];
         header[4..8].copy_from_slice(&index.to_ne_bytes());
-        let message = Message::new(libc::RTM_GETLINK, 0)
-            .fixed(&header)
-            .u32(EXT_MASK, RTEXT_FILTER_SKIP_STATS);
+        let message = Message::new(libc::RTM_GETLINK, 0).fixed(&header).u32(EXT_MASK, RTEXT_FILTER_SKIP_STATS);
         self.get(Request::new(format!("look up interface {index}"), message), Link::read)
     }
 
@@ -351,9 +346,7 @@ impl Netlink {
     /// # Errors
     /// The kernel's refusal.
     pub fn links(&self) -> Result<Vec<Link>> {
-        let message = Message::new(libc::RTM_GETLINK, 0)
-            .fixed(&[0; 16])
-            .u32(EXT_MASK, RTEXT_FILTER_SKIP_STATS);
+        let message = Message::new(libc::RTM_GETLINK, 0).fixed(&[0; 16]).u32(EXT_MASK, RTEXT_FILTER_SKIP_STATS);
         self.dump(Request::new("list the interfaces", message), Link::read)
     }
 

@@ -176,10 +176,7 @@ mod tests {
 
     #[test]
     fn attributes_come_back_as_they_were_written() {
-        let message = Message::new(16, 0)
-            .fixed(&[7; 5])
-            .text(3, "eth0")
-            .nest(18, |m| m.u8(1, 9).u32(2, 77));
+        let message = Message::new(16, 0).fixed(&[7; 5]).text(3, "eth0").nest(18, |m| m.u8(1, 9).u32(2, 77));
         let bytes = message.finish(5, libc::NLM_F_ACK);
         assert_eq!(u32_at(&bytes, 0), Some(bytes.len() as u32));
         assert_eq!(u32_at(&bytes, 8), Some(5));

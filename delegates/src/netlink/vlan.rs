@@ -77,9 +77,7 @@ impl Netlink {
     pub fn vlans(&self, index: u32) -> Result<Vec<VlanMembership>> {
         let mut header = [0; 16];
         header[0] = libc::AF_BRIDGE as u8;
-        let message = Message::new(libc::RTM_GETLINK, 0)
-            .fixed(&header)
-            .u32(super::link::EXT_MASK, RTEXT_FILTER_BRVLAN);
+        let message = Message::new(libc::RTM_GETLINK, 0).fixed(&header).u32(super::link::EXT_MASK, RTEXT_FILTER_BRVLAN);
         let request = Request::new(format!("list the VLANs of interface {index}"), message);
         let links = self.dump(request, |payload| (u32_at(payload, 4)? == index).then(|| payload.to_vec()))?;
         Ok(links.iter().flat_map(|payload| read(payload)).collect())
