@@ -98,7 +98,7 @@ pub struct RequestedIp {
 }
 
 impl RequestedIp {
-    /// Reads `10.1.0.5`, `10.1.0.5/24`, `fd00::5` or `fd00::5/64` (multi-net 4.1.2.1.3).
+    /// Reads `10.1.0.5`, `10.1.0.5/24`, `fd00::5` or `fd00::5/64` (multi-net 4.1.2).
     ///
     /// # Errors
     /// When the text is neither, or the address is one that no interface can have.

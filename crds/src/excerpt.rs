@@ -5,10 +5,15 @@ const LONGEST: usize = 64;
 
 /// `text` escaped, and cut where it is longer than a person would read.
 pub(crate) fn excerpt(text: &str) -> String {
+    excerpt_of(text, LONGEST)
+}
+
+/// `text` escaped, and cut after `longest` characters.
+pub(crate) fn excerpt_of(text: &str, longest: usize) -> String {
     let mut characters = text.chars();
     let mut shown: String = characters
         .by_ref()
-        .take(LONGEST)
+        .take(longest)
         .flat_map(char::escape_debug)
         .collect();
     if characters.next().is_some() {

@@ -8,6 +8,9 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 use serde_json::ser::PrettyFormatter;
 
+use crate::NETWORK_STATUS_ANNOTATION;
+use crate::excerpt::excerpt_of;
+
 /// One entry of the annotation: one interface of one attachment.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct NetworkStatus {
@@ -91,7 +94,7 @@ pub struct Dns {
 
 /// An annotation that is not a list of statuses.
 #[derive(Debug, thiserror::Error)]
-#[error("the annotation k8s.v1.cni.cncf.io/network-status cannot be read: {0}")]
+#[error("{NETWORK_STATUS_ANNOTATION} cannot be read: {}", excerpt_of(&.0.to_string(), 160))]
 pub struct StatusError(#[from] serde_json::Error);
 
 /// The text of the annotation: a JSON list whose objects are indented by four spaces, as the Go client has it.
@@ -278,7 +281,7 @@ mod tests {
         ] {
             let problem = from_annotation(text).unwrap_err().to_string();
             assert!(
-                problem.starts_with("the annotation k8s.v1.cni.cncf.io/network-status"),
+                problem.starts_with("k8s.v1.cni.cncf.io/network-status"),
                 "{text}: {problem}"
             );
             assert!(!problem.contains('\n'), "{text}: {problem}");

@@ -34,7 +34,7 @@ pub(super) fn parse(
 ) -> Result<Vec<NetworkSelection>, SelectionError> {
     let value: Value = serde_json::from_str(annotation).map_err(|error| {
         SelectionError::whole(format!(
-            "it is not valid JSON, which \"[\", \"{{\" or '\"' in it make it: {error}"
+            "it is not valid JSON (anything with [, {{ or \" in it is read as JSON): {error}"
         ))
     })?;
     let Value::Array(elements) = value else {
@@ -91,7 +91,7 @@ fn name<'a>(object: &Object<'a>) -> Result<&'a str, SelectionError> {
     }
 }
 
-/// Empty is absent (multi-net 4.1.2.1.2).
+/// Empty is absent (multi-net 4.1.2).
 fn namespace<'a>(object: &Object<'a>) -> Result<Option<&'a str>, SelectionError> {
     match object.string("namespace")? {
         None | Some("") => Ok(None),
@@ -108,14 +108,15 @@ fn namespace<'a>(object: &Object<'a>) -> Result<Option<&'a str>, SelectionError>
 
 /// `interfaceRequest` is what Multus called the key before the standard; it counts where `interface` is empty.
 fn interface(object: &Object) -> Result<Option<InterfaceName>, SelectionError> {
-    for key in ["interface", "interfaceRequest"] {
-        if let Some(name) = object.string(key)?.filter(|name| !name.is_empty()) {
-            return InterfaceName::parse(name)
-                .map(Some)
-                .map_err(|problem| object.error(key, problem));
-        }
-    }
-    Ok(None)
+    let keys = ["interface", "interfaceRequest"];
+    let [standard, legacy] = keys.map(|key| object.string(key));
+    let named = keys.into_iter().zip([standard?, legacy?]);
+    let first = named
+        .filter_map(|(key, name)| Some((key, name.filter(|name| !name.is_empty())?)))
+        .next();
+    first
+        .map(|(key, name)| InterfaceName::parse(name).map_err(|problem| object.error(key, problem)))
+        .transpose()
 }
 
 fn ips(object: &Object) -> Result<Vec<RequestedIp>, SelectionError> {
@@ -131,7 +132,7 @@ fn port_mappings(object: &Object) -> Result<Vec<PortMapping>, SelectionError> {
     some_if_present(object, "portMappings", mappings, "a mapping")
 }
 
-/// A list that is given names something (multi-net 4.1.2.1.3, 4.1.2.1.7): empty and absent are not the same to say.
+/// A list that is given names something (multi-net 4.1.2): empty and absent are not the same to say.
 fn some_if_present<T>(
     object: &Object,
     key: &str,

@@ -6,7 +6,7 @@ use std::ops::RangeInclusive;
 use serde_json::{Map, Value};
 
 use super::SelectionError;
-use crate::excerpt::excerpt;
+use crate::excerpt::{excerpt, quoted};
 
 pub(super) struct Object<'a> {
     keys: &'a Map<String, Value>,
@@ -99,16 +99,16 @@ impl<'a> Object<'a> {
 
     /// The paths of the keys that are neither in `known` nor somebody's own, which have a dot (multi-net 4.1.2.1).
     pub(super) fn unknown(&self, known: &[&str]) -> Vec<String> {
-        let is_read = |key: &str| {
-            known
-                .iter()
-                .any(|known| self.find(known).is_some_and(|(found, _)| found == key))
-        };
-        let strange = self
-            .keys
+        let read: Vec<&str> = known
+            .iter()
+            .filter_map(|key| Some(self.find(key)?.0))
+            .collect();
+        let strange = |key: &&String| !key.contains('.') && !read.contains(&key.as_str());
+        self.keys
             .keys()
-            .filter(|key| !key.contains('.') && !is_read(key));
-        strange.map(|key| self.path(&excerpt(key))).collect()
+            .filter(strange)
+            .map(|key| self.path(&excerpt(key)))
+            .collect()
     }
 
     fn typed<T>(
@@ -127,10 +127,11 @@ impl<'a> Object<'a> {
     }
 
     fn find(&self, key: &str) -> Option<(&'a str, &'a Value)> {
+        // As in Go, the last of several spellings counts; unlike there, the exact one comes before all others.
         let in_any_case = || {
             self.keys
                 .iter()
-                .find(|(written, _)| written.eq_ignore_ascii_case(key))
+                .rfind(|(written, _)| written.eq_ignore_ascii_case(key))
         };
         let (written, value) = self.keys.get_key_value(key).or_else(in_any_case)?;
         Some((written, value))
@@ -149,7 +150,7 @@ fn wrong(path: String, value: &Value, expected: &str) -> SelectionError {
 pub(super) fn described(value: &Value) -> String {
     match value {
         Value::Null | Value::Bool(_) | Value::Number(_) => excerpt(&value.to_string()),
-        Value::String(text) => crate::excerpt::quoted(text),
+        Value::String(text) => quoted(text),
         Value::Array(_) => "a list".to_owned(),
         Value::Object(_) => "an object".to_owned(),
     }
