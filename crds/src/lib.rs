@@ -1,6 +1,19 @@
 //! The words of Musubi: the Kubernetes API types, the grammar of the annotations that select networks, and the
 //! network-status that reports them. Everything here is pure: no input or output, no async, no policy. What the words
 //! lead to is decided by the meta-plugin.
+//!
+//! ```
+//! let networks = musubi_crds::parse_networks("storage, other/lab@lab0", "default")?;
+//! assert_eq!((&*networks[0].namespace, &*networks[0].name), ("default", "storage"));
+//! assert_eq!(networks[1].interface.as_ref().map(|name| name.as_str()), Some("lab0"));
+//!
+//! let error = musubi_crds::parse_networks(r#"[{"name": "lab", "mac": "02:00"}]"#, "default").unwrap_err();
+//! assert_eq!(
+//!     error.to_string(),
+//!     r#"element 1, key "mac": "02:00" is not a 6-byte MAC address (like 02:00:00:00:00:01)"#
+//! );
+//! # Ok::<(), musubi_crds::SelectionError>(())
+//! ```
 
 pub mod address;
 pub mod definition;
