@@ -40,10 +40,7 @@ pub struct ExecRequest<'a> {
 /// The plugin's program: the first executable file named `plugin_type` in the folders of `path`. Code 7 when there is none.
 pub fn find(plugin_type: &str, path: &[PathBuf]) -> Result<PathBuf, CniError> {
     let _ = path;
-    Err(CniError::new(
-        code::CONFIG,
-        format!("plugin {plugin_type:?} is not there"),
-    ))
+    Err(CniError::new(code::CONFIG, format!("plugin {plugin_type:?} is not there")))
 }
 
 /// Runs the plugin and returns what it printed.

@@ -21,11 +21,7 @@ impl CniArgs {
                 pair(piece).ok_or_else(|| {
                     CniError::new(
                         code::ENVIRONMENT,
-                        format!(
-                            "CNI_ARGS: pair {} is not KEY=VALUE: {}",
-                            i + 1,
-                            shown(piece)
-                        ),
+                        format!("CNI_ARGS: pair {} is not KEY=VALUE: {}", i + 1, shown(piece)),
                     )
                     .with_details("write pairs as KEY=VALUE;KEY=VALUE, without a final `;`")
                 })
@@ -41,11 +37,7 @@ impl CniArgs {
 
     /// The value of `key`; of several the last.
     pub fn get(&self, key: &str) -> Option<&str> {
-        self.0
-            .iter()
-            .rev()
-            .find(|(k, _)| k == key)
-            .map(|(_, value)| value.as_str())
+        self.0.iter().rev().find(|(k, _)| k == key).map(|(_, value)| value.as_str())
     }
 
     /// Replaces the value of `key` in its place, or appends the pair. Says whether it could: a `;` or `=` cannot be
@@ -77,9 +69,7 @@ impl CniArgs {
 
     /// The pairs in their order.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.0
-            .iter()
-            .map(|(key, value)| (key.as_str(), value.as_str()))
+        self.0.iter().map(|(key, value)| (key.as_str(), value.as_str()))
     }
 
     /// Whether there is no pair at all.
@@ -89,9 +79,8 @@ impl CniArgs {
 
     /// Whether `IgnoreUnknown` is set: plugins then pass over keys they do not know.
     pub fn ignore_unknown(&self) -> bool {
-        self.get(IGNORE_UNKNOWN).is_some_and(|value| {
-            value == "1" || value.eq_ignore_ascii_case("true") || value.eq_ignore_ascii_case("t")
-        })
+        self.get(IGNORE_UNKNOWN)
+            .is_some_and(|value| value == "1" || value.eq_ignore_ascii_case("true") || value.eq_ignore_ascii_case("t"))
     }
 
     /// Refuses keys outside `known`, unless `IgnoreUnknown` is set, as the reference plugins do. Code 4.
@@ -108,17 +97,10 @@ impl CniArgs {
         if unknown.is_empty() {
             return Ok(());
         }
-        let accepted = if known.is_empty() {
-            "none".to_owned()
-        } else {
-            known.join(", ")
-        };
+        let accepted = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
         Err(CniError::new(
             code::ENVIRONMENT,
-            format!(
-                "CNI_ARGS: unknown keys {} (known: {accepted})",
-                unknown.join(", ")
-            ),
+            format!("CNI_ARGS: unknown keys {} (known: {accepted})", unknown.join(", ")),
         )
         .with_details("correct them, or add IgnoreUnknown=1"))
     }
@@ -152,30 +134,16 @@ mod tests {
         assert_eq!(args.get("K8S_POD_NAME"), Some("db"));
         assert_eq!(args.get("IP"), Some(""));
         assert_eq!(args.get("k8s_pod_name"), None);
-        assert_eq!(
-            args.to_string(),
-            "IgnoreUnknown=1;K8S_POD_NAME=web;IP=;K8S_POD_NAME=db"
-        );
+        assert_eq!(args.to_string(), "IgnoreUnknown=1;K8S_POD_NAME=web;IP=;K8S_POD_NAME=db");
         assert!(CniArgs::parse("").unwrap().is_empty());
     }
 
     #[test]
     fn pieces_that_are_no_pair_are_refused_with_their_position_and_passed_over_on_del() {
-        for (bad, position) in [
-            ("A=1;", 2),
-            (";A=1", 1),
-            ("A", 1),
-            ("A=1;B", 2),
-            ("A=1=2", 1),
-            ("=1", 1),
-            (";", 1),
-        ] {
+        for (bad, position) in [("A=1;", 2), (";A=1", 1), ("A", 1), ("A=1;B", 2), ("A=1=2", 1), ("=1", 1), (";", 1)] {
             let error = CniArgs::parse(bad).unwrap_err();
             assert_eq!(error.code, 4);
-            assert!(
-                error.msg.contains(&format!("pair {position} ")),
-                "{bad}: {error}"
-            );
+            assert!(error.msg.contains(&format!("pair {position} ")), "{bad}: {error}");
         }
         assert_eq!(CniArgs::parse_lossy("A=1;;B;C=2;").to_string(), "A=1;C=2");
     }
@@ -194,19 +162,9 @@ mod tests {
             ("IgnoreUnknown=0;IP=1", true),
             ("", true),
         ] {
-            assert_eq!(
-                CniArgs::parse(text)
-                    .unwrap()
-                    .reject_unknown(&["IP", "GATEWAY"])
-                    .is_ok(),
-                ok,
-                "{text}"
-            );
+            assert_eq!(CniArgs::parse(text).unwrap().reject_unknown(&["IP", "GATEWAY"]).is_ok(), ok, "{text}");
         }
-        let error = CniArgs::parse("MAC=secret")
-            .unwrap()
-            .reject_unknown(&["IP"])
-            .unwrap_err();
+        let error = CniArgs::parse("MAC=secret").unwrap().reject_unknown(&["IP"]).unwrap_err();
         assert_eq!(error.msg, "CNI_ARGS: unknown keys \"MAC\" (known: IP)");
     }
 

@@ -23,15 +23,9 @@ impl NetConf {
             Ok(Value::Object(map)) => Ok(Self(map)),
             Ok(other) => Err(CniError::new(
                 code::DECODE,
-                format!(
-                    "the network configuration must be a JSON object, not {}",
-                    shape(&other)
-                ),
+                format!("the network configuration must be a JSON object, not {}", shape(&other)),
             )),
-            Err(error) => Err(CniError::new(
-                code::DECODE,
-                format!("the network configuration is not JSON: {error}"),
-            )),
+            Err(error) => Err(CniError::new(code::DECODE, format!("the network configuration is not JSON: {error}"))),
         }
     }
 
@@ -68,16 +62,12 @@ impl NetConf {
 
     /// The plugin's `type`. Code 7 when it is missing, or could name a file outside the plugin folders.
     pub fn plugin_type(&self) -> Result<&str, CniError> {
-        let name = self
-            .view()
-            .text("type")?
-            .ok_or_else(|| ConfigError::new("type", "is missing; must name a plugin"))?;
+        let name =
+            self.view().text("type")?.ok_or_else(|| ConfigError::new("type", "is missing; must name a plugin"))?;
         if !is_plugin_name(name) {
-            return Err(ConfigError::new(
-                "type",
-                format!("must name a plugin, without `/`, not {}", shown(name)),
-            )
-            .into());
+            return Err(
+                ConfigError::new("type", format!("must name a plugin, without `/`, not {}", shown(name))).into()
+            );
         }
         Ok(name)
     }
@@ -92,9 +82,7 @@ impl NetConf {
         let Some(value) = self.get("prevResult") else {
             return Ok(None);
         };
-        CniResult::parse(value, self.version()?)
-            .map(Some)
-            .map_err(|error| error.context("prevResult"))
+        CniResult::parse(value, self.version()?).map(Some).map_err(|error| error.context("prevResult"))
     }
 
     /// Typed reading of the whole configuration.
@@ -105,11 +93,7 @@ impl NetConf {
     /// The capabilities the plugin declares as true (CNI 1.1 §Deriving runtimeConfig). Their names keep their case.
     pub fn capabilities(&self) -> impl Iterator<Item = &str> {
         let declared = self.get("capabilities").and_then(Value::as_object);
-        declared
-            .into_iter()
-            .flatten()
-            .filter(|(_, on)| **on == Value::Bool(true))
-            .map(|(name, _)| name.as_str())
+        declared.into_iter().flatten().filter(|(_, on)| **on == Value::Bool(true)).map(|(name, _)| name.as_str())
     }
 
     /// Whether the plugin declares `capability` as true.
@@ -121,18 +105,10 @@ impl NetConf {
     /// list is not: that says that none is valid.
     pub fn valid_attachments(&self) -> Result<Option<Vec<ValidAttachment>>, CniError> {
         let view = self.view();
-        let Some(key) = VALID_ATTACHMENTS
-            .into_iter()
-            .find(|key| view.raw(key).is_some())
-        else {
+        let Some(key) = VALID_ATTACHMENTS.into_iter().find(|key| view.raw(key).is_some()) else {
             return Ok(None);
         };
-        Ok(Some(
-            view.objects(key)?
-                .iter()
-                .map(ValidAttachment::parse)
-                .collect::<Result<_, _>>()?,
-        ))
+        Ok(Some(view.objects(key)?.iter().map(ValidAttachment::parse).collect::<Result<_, _>>()?))
     }
 
     /// Says which attachments are valid, under today's key and the one older plugins read.
@@ -163,14 +139,8 @@ pub struct ValidAttachment {
 
 impl ValidAttachment {
     fn parse(view: &View) -> Result<Self, ConfigError> {
-        let required = |key| {
-            view.text(key)?
-                .ok_or_else(|| view.error(key, "is missing; must be a string"))
-        };
-        Ok(Self {
-            container_id: required("containerID")?.to_owned(),
-            interface: required("ifname")?.to_owned(),
-        })
+        let required = |key| view.text(key)?.ok_or_else(|| view.error(key, "is missing; must be a string"));
+        Ok(Self { container_id: required("containerID")?.to_owned(), interface: required("ifname")?.to_owned() })
     }
 
     fn to_json(&self) -> Value {
@@ -226,11 +196,7 @@ impl ConfList {
     /// Appends the plugins of `<confdir>/<name>/*.conf` in the order of their names, unless `loadOnlyInlinedPlugins` is set, the
     /// network has no name, or it is no list. A missing folder holds none.
     pub fn append_folder(&mut self, confdir: &Path) -> Result<(), CniError> {
-        let Some(name) = self
-            .name
-            .as_ref()
-            .filter(|_| self.is_list && !self.load_only_inlined)
-        else {
+        let Some(name) = self.name.as_ref().filter(|_| self.is_list && !self.load_only_inlined) else {
             return Ok(());
         };
         for file in conf_files(&confdir.join(name.as_str()))? {
@@ -255,18 +221,13 @@ impl ConfList {
         let mut conf = self.plugins.get(plugin).cloned().ok_or_else(|| {
             CniError::new(
                 code::CONFIG,
-                format!(
-                    "plugins: there is no plugin {plugin}, the list holds {}",
-                    self.plugins.len()
-                ),
+                format!("plugins: there is no plugin {plugin}, the list holds {}", self.plugins.len()),
             )
         })?;
-        let name = self.name.as_ref().ok_or_else(|| {
-            CniError::from(ConfigError::new(
-                "name",
-                "is missing; the network needs one",
-            ))
-        })?;
+        let name = self
+            .name
+            .as_ref()
+            .ok_or_else(|| CniError::from(ConfigError::new("name", "is missing; the network needs one")))?;
         conf.insert("name", name.as_str());
         conf.insert("cniVersion", self.version.as_str());
         if let Some(prev) = prev {
@@ -287,20 +248,9 @@ impl ConfList {
     fn read(map: Map<String, Value>) -> Result<Self, CniError> {
         let view = View::of(&map, "");
         let is_list = view.raw("plugins").is_some() || view.raw("type").is_none();
-        let plugins = if is_list {
-            read_plugins(&view)?
-        } else {
-            vec![NetConf(map.clone())]
-        };
+        let plugins = if is_list { read_plugins(&view)? } else { vec![NetConf(map.clone())] };
         for (i, plugin) in plugins.iter().enumerate() {
-            check_plugin(
-                plugin,
-                &if is_list {
-                    format!("plugins[{i}]")
-                } else {
-                    String::new()
-                },
-            )?;
+            check_plugin(plugin, &if is_list { format!("plugins[{i}]") } else { String::new() })?;
         }
         Ok(Self {
             name: view.text("name")?.map(NetworkName::parse).transpose()?,
@@ -346,14 +296,9 @@ fn read_plugins(view: &View) -> Result<Vec<NetConf>, ConfigError> {
 /// What libcni needs to understand of a plugin's configuration.
 fn check_plugin(plugin: &NetConf, path: &str) -> Result<(), ConfigError> {
     let view = View::of(&plugin.0, path);
-    let name = view
-        .text("type")?
-        .ok_or_else(|| view.error("type", "is missing; must name a plugin"))?;
+    let name = view.text("type")?.ok_or_else(|| view.error("type", "is missing; must name a plugin"))?;
     if !is_plugin_name(name) {
-        return Err(view.error(
-            "type",
-            format!("must name a plugin, without `/`, not {}", shown(name)),
-        ));
+        return Err(view.error("type", format!("must name a plugin, without `/`, not {}", shown(name))));
     }
     if let Some(capabilities) = view.object("capabilities")? {
         for capability in capabilities.keys() {
@@ -375,28 +320,17 @@ fn choose_version(view: &View) -> Result<Version, CniError> {
         return Version::parse(single);
     };
     let mut best = None;
-    let candidates = offered
-        .iter()
-        .copied()
-        .enumerate()
-        .map(|(i, text)| (format!("cniVersions[{i}]"), text));
+    let candidates = offered.iter().copied().enumerate().map(|(i, text)| (format!("cniVersions[{i}]"), text));
     let alone = (!single.is_empty()).then(|| ("cniVersion".to_owned(), single));
     for (key, text) in candidates.chain(alone) {
         let Some(numbers) = version_numbers(text) else {
-            return Err(ConfigError::new(
-                key,
-                format!("must be a version such as 1.0.0, not {}", shown(text)),
-            )
-            .into());
+            return Err(ConfigError::new(key, format!("must be a version such as 1.0.0, not {}", shown(text))).into());
         };
         if numbers > version_numbers(Version::LATEST.as_str()).unwrap_or_default() {
             continue;
         }
         let [major, minor, patch] = numbers;
-        best = best.max(Some(
-            Version::parse(&format!("{major}.{minor}.{patch}"))
-                .map_err(|error| error.context(key))?,
-        ));
+        best = best.max(Some(Version::parse(&format!("{major}.{minor}.{patch}")).map_err(|error| error.context(key))?));
     }
     best.map_or_else(|| Version::parse(single), Ok)
 }
@@ -410,10 +344,7 @@ fn version_numbers(text: &str) -> Option<[u32; 3]> {
     let mut parts = text.split('.');
     for number in &mut numbers {
         let Some(part) = parts.next() else { break };
-        *number = Some(part)
-            .filter(|part| part.bytes().all(|b| b.is_ascii_digit()))?
-            .parse()
-            .ok()?;
+        *number = Some(part).filter(|part| part.bytes().all(|b| b.is_ascii_digit()))?.parse().ok()?;
     }
     parts.next().is_none().then_some(numbers)
 }
@@ -427,11 +358,7 @@ fn conf_files(folder: &Path) -> Result<Vec<std::path::PathBuf>, CniError> {
     let mut files = Vec::new();
     for entry in entries {
         let path = entry.map_err(|error| io_error(folder, &error))?.path();
-        if path
-            .extension()
-            .is_some_and(|extension| extension == "conf")
-            && path.is_file()
-        {
+        if path.extension().is_some_and(|extension| extension == "conf") && path.is_file() {
             files.push(path);
         }
     }

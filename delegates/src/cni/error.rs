@@ -53,11 +53,7 @@ pub struct CniError {
 impl CniError {
     /// An error without details.
     pub fn new(code: u32, msg: impl Into<String>) -> Self {
-        Self {
-            code,
-            msg: msg.into(),
-            details: String::new(),
-        }
+        Self { code, msg: msg.into(), details: String::new() }
     }
 
     /// The same error, saying what to do about it.
@@ -117,19 +113,12 @@ pub struct ConfigError {
 impl ConfigError {
     /// The value is wrong (code 7).
     pub fn new(key: impl Into<String>, problem: impl Into<String>) -> Self {
-        Self {
-            code: code::CONFIG,
-            key: key.into(),
-            problem: problem.into(),
-        }
+        Self { code: code::CONFIG, key: key.into(), problem: problem.into() }
     }
 
     /// The value is right, but we do not serve it (code 2).
     pub fn unsupported(key: impl Into<String>, problem: impl Into<String>) -> Self {
-        Self {
-            code: code::UNSUPPORTED_FIELD,
-            ..Self::new(key, problem)
-        }
+        Self { code: code::UNSUPPORTED_FIELD, ..Self::new(key, problem) }
     }
 
     /// The same error, seen from the object that `parent` leads to.
@@ -156,28 +145,19 @@ mod tests {
     #[test]
     fn an_error_object_carries_the_version_and_leaves_out_empty_details() {
         let error = CniError::new(code::CONFIG, "name: missing");
-        assert_eq!(
-            error.to_json(Version::V0_4_0),
-            json!({"cniVersion": "0.4.0", "code": 7, "msg": "name: missing"})
-        );
+        assert_eq!(error.to_json(Version::V0_4_0), json!({"cniVersion": "0.4.0", "code": 7, "msg": "name: missing"}));
         assert_eq!(error.to_string(), "name: missing");
 
         let error = error.with_details("write one").context("network a");
         assert_eq!(error.to_string(), "network a: name: missing; write one");
-        assert_eq!(
-            CniError::from_json(&error.to_json(Version::V1_1_0)),
-            Some(error)
-        );
+        assert_eq!(CniError::from_json(&error.to_json(Version::V1_1_0)), Some(error));
     }
 
     #[test]
     fn error_objects_of_others_are_read() {
         let cases = [
             (json!({"code": 999, "msg": "no"}), Some((999, "no", ""))),
-            (
-                json!({"Code": 11, "Msg": "busy", "Details": "later", "x": 1}),
-                Some((11, "busy", "later")),
-            ),
+            (json!({"Code": 11, "Msg": "busy", "Details": "later", "x": 1}), Some((11, "busy", "later"))),
             (json!({"msg": "no code"}), Some((0, "no code", ""))),
             (json!({"code": 5}), Some((5, "", ""))),
             (json!({"cniVersion": "1.0.0", "ips": []}), None),
@@ -188,29 +168,16 @@ mod tests {
         ];
         for (input, expected) in cases {
             let read = CniError::from_json(&input);
-            assert_eq!(
-                read.as_ref()
-                    .map(|e| (e.code, e.msg.as_str(), e.details.as_str())),
-                expected,
-                "{input}"
-            );
+            assert_eq!(read.as_ref().map(|e| (e.code, e.msg.as_str(), e.details.as_str())), expected, "{input}");
         }
     }
 
     #[test]
     fn a_configuration_error_points_at_its_key() {
-        let error = ConfigError::new("subnet", "must be a network")
-            .under("ranges[0][1]")
-            .under("ipam");
-        assert_eq!(
-            error.to_string(),
-            "ipam.ranges[0][1].subnet: must be a network"
-        );
+        let error = ConfigError::new("subnet", "must be a network").under("ranges[0][1]").under("ipam");
+        assert_eq!(error.to_string(), "ipam.ranges[0][1].subnet: must be a network");
         assert_eq!(CniError::from(error).code, code::CONFIG);
         assert_eq!(ConfigError::new("[0]", "x").under("list").key, "list[0]");
-        assert_eq!(
-            CniError::from(ConfigError::unsupported("ipMasqBackend", "x")).code,
-            code::UNSUPPORTED_FIELD
-        );
+        assert_eq!(CniError::from(ConfigError::unsupported("ipMasqBackend", "x")).code, code::UNSUPPORTED_FIELD);
     }
 }

@@ -52,16 +52,10 @@ impl ContainerId {
     /// Empty is code 3 (unknown container), other faults are code 4 (environment).
     pub fn parse(s: &str) -> Result<Self, CniError> {
         if s.is_empty() {
-            return Err(CniError::new(
-                code::UNKNOWN_CONTAINER,
-                "the container id is empty",
-            ));
+            return Err(CniError::new(code::UNKNOWN_CONTAINER, "the container id is empty"));
         }
         if !is_identifier(s) {
-            return Err(CniError::new(
-                code::ENVIRONMENT,
-                format!("container id {}: {IDENTIFIER_RULE}", shown(s)),
-            ));
+            return Err(CniError::new(code::ENVIRONMENT, format!("container id {}: {IDENTIFIER_RULE}", shown(s))));
         }
         Ok(Self(s.to_owned()))
     }
@@ -75,10 +69,7 @@ impl NetworkName {
                 .with_details("add \"name\" to the configuration"));
         }
         if !is_identifier(s) {
-            return Err(CniError::new(
-                code::CONFIG,
-                format!("name: {}: {IDENTIFIER_RULE}", shown(s)),
-            ));
+            return Err(CniError::new(code::CONFIG, format!("name: {}: {IDENTIFIER_RULE}", shown(s))));
         }
         Ok(Self(s.to_owned()))
     }
@@ -98,21 +89,15 @@ impl InterfaceName {
         } else {
             return Ok(Self(s.to_owned()));
         };
-        Err(CniError::new(
-            code::ENVIRONMENT,
-            format!("interface name {} {problem}", shown(s)),
-        ))
+        Err(CniError::new(code::ENVIRONMENT, format!("interface name {} {problem}", shown(s))))
     }
 }
 
-const IDENTIFIER_RULE: &str =
-    "must begin with a letter or digit and go on with letters, digits, `_`, `.` or `-`";
+const IDENTIFIER_RULE: &str = "must begin with a letter or digit and go on with letters, digits, `_`, `.` or `-`";
 
 fn is_identifier(s: &str) -> bool {
     let mut bytes = s.bytes();
-    bytes
-        .next()
-        .is_some_and(|first| first.is_ascii_alphanumeric())
+    bytes.next().is_some_and(|first| first.is_ascii_alphanumeric())
         && bytes.all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b))
 }
 
@@ -135,9 +120,7 @@ mod tests {
             assert_eq!(ContainerId::parse(good).unwrap().as_str(), good);
             assert_eq!(NetworkName::parse(good).unwrap().to_string(), good);
         }
-        for bad in [
-            "_a", ".a", "-a", "a b", "a/b", "../x", "ä", "a\n", "a\0", " ",
-        ] {
+        for bad in ["_a", ".a", "-a", "a b", "a/b", "../x", "ä", "a\n", "a\0", " "] {
             assert_eq!(ContainerId::parse(bad).unwrap_err().code, 4, "{bad:?}");
             assert_eq!(NetworkName::parse(bad).unwrap_err().code, 7, "{bad:?}");
         }
@@ -150,19 +133,8 @@ mod tests {
         for good in ["eth0", "a", "...", "fifteen-bytes-1", "ü", "net1@x"] {
             assert_eq!(InterfaceName::parse(good).unwrap().as_str(), good);
         }
-        for bad in [
-            "",
-            ".",
-            "..",
-            "sixteen-bytes-12",
-            "a/b",
-            "a:b",
-            "a b",
-            "a\tb",
-            "a\u{a0}b",
-            "a\0",
-            "üüüüüüüü",
-        ] {
+        for bad in ["", ".", "..", "sixteen-bytes-12", "a/b", "a:b", "a b", "a\tb", "a\u{a0}b", "a\0", "üüüüüüüü"]
+        {
             assert_eq!(InterfaceName::parse(bad).unwrap_err().code, 4, "{bad:?}");
         }
     }
@@ -170,10 +142,6 @@ mod tests {
     #[test]
     fn an_error_line_shows_foreign_text_escaped_and_cut() {
         let error = NetworkName::parse(&format!("\n{}", "x".repeat(10_000))).unwrap_err();
-        assert!(
-            error.msg.starts_with(r#"name: "\nxxx"#) && error.msg.len() < 300,
-            "{}",
-            error.msg
-        );
+        assert!(error.msg.starts_with(r#"name: "\nxxx"#) && error.msg.len() < 300, "{}", error.msg);
     }
 }

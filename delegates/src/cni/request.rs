@@ -33,27 +33,14 @@ pub enum Command {
 
 impl Command {
     /// Every command.
-    pub const ALL: [Command; 6] = [
-        Self::Add,
-        Self::Del,
-        Self::Check,
-        Self::Gc,
-        Self::Status,
-        Self::Version,
-    ];
+    pub const ALL: [Command; 6] = [Self::Add, Self::Del, Self::Check, Self::Gc, Self::Status, Self::Version];
 
     /// Reads `CNI_COMMAND`; code 4 for another word.
     pub fn parse(s: &str) -> Result<Self, CniError> {
-        Self::ALL
-            .into_iter()
-            .find(|command| command.as_str() == s)
-            .ok_or_else(|| {
-                let accepted = Self::ALL.map(Self::as_str).join(", ");
-                CniError::new(
-                    code::ENVIRONMENT,
-                    format!("CNI_COMMAND must be one of {accepted}, not {}", shown(s)),
-                )
-            })
+        Self::ALL.into_iter().find(|command| command.as_str() == s).ok_or_else(|| {
+            let accepted = Self::ALL.map(Self::as_str).join(", ");
+            CniError::new(code::ENVIRONMENT, format!("CNI_COMMAND must be one of {accepted}, not {}", shown(s)))
+        })
     }
 
     /// The command as it is written.
@@ -126,39 +113,27 @@ pub struct Request {
 
 impl Request {
     /// Reads a request. All variables that are missing are named in one error (code 4). stdin is not read for VERSION.
-    pub fn read(
-        env: &dyn Fn(&str) -> Option<String>,
-        stdin: &mut dyn Read,
-    ) -> Result<Request, CniError> {
+    pub fn read(env: &dyn Fn(&str) -> Option<String>, stdin: &mut dyn Read) -> Result<Request, CniError> {
         read(env, stdin).map_err(|refusal| refusal.error)
     }
 
     /// The container's id; an error for a command that has none.
     pub fn container_id(&self) -> Result<&ContainerId, CniError> {
-        self.container_id
-            .as_ref()
-            .ok_or_else(|| self.absent("CNI_CONTAINERID"))
+        self.container_id.as_ref().ok_or_else(|| self.absent("CNI_CONTAINERID"))
     }
 
     /// The interface's name; an error for a command that has none.
     pub fn interface(&self) -> Result<&InterfaceName, CniError> {
-        self.interface
-            .as_ref()
-            .ok_or_else(|| self.absent("CNI_IFNAME"))
+        self.interface.as_ref().ok_or_else(|| self.absent("CNI_IFNAME"))
     }
 
     /// The namespace's path; an error where it was not given.
     pub fn netns(&self) -> Result<&Path, CniError> {
-        self.netns
-            .as_deref()
-            .ok_or_else(|| self.absent("CNI_NETNS"))
+        self.netns.as_deref().ok_or_else(|| self.absent("CNI_NETNS"))
     }
 
     fn absent(&self, variable: &str) -> CniError {
-        CniError::new(
-            code::ENVIRONMENT,
-            format!("{variable} is not set for {}", self.command),
-        )
+        CniError::new(code::ENVIRONMENT, format!("{variable} is not set for {}", self.command))
     }
 }
 
@@ -170,14 +145,8 @@ pub fn serve(handler: impl FnOnce(&Request) -> Result<Option<Value>, CniError>) 
     let env = |name: &str| std::env::var_os(name).map(|value| value.to_string_lossy().into_owned());
     let (text, ok) = answer(&env, &mut io::stdin().lock(), handler);
     let mut stdout = io::stdout().lock();
-    let written = stdout
-        .write_all(text.as_bytes())
-        .and_then(|()| stdout.flush());
-    if ok && written.is_ok() {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    }
+    let written = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
+    if ok && written.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 /// What [`serve`] prints, and whether it is a success.
@@ -205,10 +174,7 @@ struct Refusal {
 
 impl From<CniError> for Refusal {
     fn from(error: CniError) -> Self {
-        Self {
-            error,
-            version: Version::LATEST,
-        }
+        Self { error, version: Version::LATEST }
     }
 }
 
@@ -221,10 +187,7 @@ fn read(env: &dyn Fn(&str) -> Option<String>, stdin: &mut dyn Read) -> Result<Re
     request.conf = NetConf::parse(&request.stdin)?;
     request.version = request.conf.version()?;
     let version = request.version;
-    request
-        .conf
-        .name()
-        .map_err(|error| Refusal { error, version })?;
+    request.conf.name().map_err(|error| Refusal { error, version })?;
     Ok(request)
 }
 
@@ -235,38 +198,22 @@ fn read_environment(env: &dyn Fn(&str) -> Option<String>) -> Result<Request, Cni
             .with_details("set it to one of ADD, DEL, CHECK, GC, STATUS, VERSION")
     })?;
     let command = Command::parse(&command)?;
-    let missing: Vec<_> = command
-        .required()
-        .iter()
-        .copied()
-        .filter(|name| get(name).is_none())
-        .collect();
+    let missing: Vec<_> = command.required().iter().copied().filter(|name| get(name).is_none()).collect();
     if !missing.is_empty() {
         return Err(CniError::new(
             code::ENVIRONMENT,
-            format!(
-                "{command} needs variables that are not set: {}",
-                missing.join(", ")
-            ),
+            format!("{command} needs variables that are not set: {}", missing.join(", ")),
         ));
     }
     let own = |name: &str| get(name).filter(|_| command.is_about_one_attachment());
     Ok(Request {
         command,
-        container_id: own("CNI_CONTAINERID")
-            .map(|id| ContainerId::parse(&id))
-            .transpose()?,
+        container_id: own("CNI_CONTAINERID").map(|id| ContainerId::parse(&id)).transpose()?,
         netns: own("CNI_NETNS").map(PathBuf::from),
-        interface: own("CNI_IFNAME")
-            .map(|name| InterfaceName::parse(&name))
-            .transpose()?,
+        interface: own("CNI_IFNAME").map(|name| InterfaceName::parse(&name)).transpose()?,
         args: read_args(command, &get("CNI_ARGS").unwrap_or_default())?,
         path: get("CNI_PATH")
-            .map(|path| {
-                std::env::split_paths(&path)
-                    .filter(|entry| !entry.as_os_str().is_empty())
-                    .collect()
-            })
+            .map(|path| std::env::split_paths(&path).filter(|entry| !entry.as_os_str().is_empty()).collect())
             .unwrap_or_default(),
         conf: NetConf::default(),
         stdin: Vec::new(),
@@ -286,22 +233,13 @@ fn read_args(command: Command, text: &str) -> Result<CniArgs, CniError> {
 
 fn read_stdin(stdin: &mut dyn Read) -> Result<Vec<u8>, CniError> {
     let mut bytes = Vec::new();
-    stdin
-        .take(STDIN_MAX + 1)
-        .read_to_end(&mut bytes)
-        .map_err(|error| {
-            CniError::new(
-                code::IO,
-                format!("cannot read the network configuration from stdin: {error}"),
-            )
-        })?;
+    stdin.take(STDIN_MAX + 1).read_to_end(&mut bytes).map_err(|error| {
+        CniError::new(code::IO, format!("cannot read the network configuration from stdin: {error}"))
+    })?;
     if bytes.len() as u64 > STDIN_MAX {
         return Err(CniError::new(
             code::IO,
-            format!(
-                "the network configuration on stdin is longer than {} MiB",
-                STDIN_MAX >> 20
-            ),
+            format!("the network configuration on stdin is longer than {} MiB", STDIN_MAX >> 20),
         ));
     }
     Ok(bytes)
@@ -329,10 +267,7 @@ fn perform(
     let answer = catch_unwind(AssertUnwindSafe(|| handler(request)))
         .unwrap_or_else(|panic| Err(internal_error(panic.as_ref())))?;
     if request.command == Command::Add && answer.is_none() {
-        return Err(CniError::new(
-            code::DELEGATE,
-            "internal error: ADD has no result",
-        ));
+        return Err(CniError::new(code::DELEGATE, "internal error: ADD has no result"));
     }
     Ok(answer)
 }
@@ -346,29 +281,18 @@ fn refuse_own_namespace(request: &Request) -> Result<(), CniError> {
         Ok(metadata) => metadata,
         Err(_) if request.command == Command::Del => return Ok(()),
         Err(error) => {
-            return Err(CniError::new(
-                code::NAMESPACE,
-                format!("CNI_NETNS {}: {error}", path.display()),
-            ));
+            return Err(CniError::new(code::NAMESPACE, format!("CNI_NETNS {}: {error}", path.display())));
         }
     };
     let own = std::fs::metadata("/proc/thread-self/ns/net").map_err(|error| {
-        CniError::new(
-            code::NAMESPACE,
-            format!("cannot look at this process's network namespace: {error}"),
-        )
+        CniError::new(code::NAMESPACE, format!("cannot look at this process's network namespace: {error}"))
     })?;
     if (theirs.dev(), theirs.ino()) == (own.dev(), own.ino()) {
         return Err(CniError::new(
             code::NAMESPACE,
-            format!(
-                "CNI_NETNS {} is the network namespace of this process",
-                path.display()
-            ),
+            format!("CNI_NETNS {} is the network namespace of this process", path.display()),
         )
-        .with_details(
-            "give the container's namespace; pods on the host's network get no interfaces",
-        ));
+        .with_details("give the container's namespace; pods on the host's network get no interfaces"));
     }
     Ok(())
 }
@@ -384,22 +308,8 @@ fn remember_panic(info: &std::panic::PanicHookInfo<'_>) {
 }
 
 fn internal_error(panic: &(dyn std::any::Any + Send)) -> CniError {
-    let text = panic
-        .downcast_ref::<&str>()
-        .copied()
-        .or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-    let at = PANICKED_AT
-        .lock()
-        .ok()
-        .and_then(|mut at| at.take())
-        .map(|at| format!(" at {at}"))
-        .unwrap_or_default();
-    CniError::new(
-        code::DELEGATE,
-        format!(
-            "internal error: {}{at}",
-            text.unwrap_or("a panic without a message")
-        ),
-    )
-    .with_details("this is a fault of the plugin: please report it")
+    let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    let at = PANICKED_AT.lock().ok().and_then(|mut at| at.take()).map(|at| format!(" at {at}")).unwrap_or_default();
+    CniError::new(code::DELEGATE, format!("internal error: {}{at}", text.unwrap_or("a panic without a message")))
+        .with_details("this is a fault of the plugin: please report it")
 }

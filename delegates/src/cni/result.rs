@@ -91,10 +91,7 @@ impl CniResult {
             Value::Null => return Ok(Self::default()),
             Value::Object(map) => map,
             other => {
-                return Err(CniError::new(
-                    code::DECODE,
-                    format!("a result must be an object, not {}", kind(other)),
-                ));
+                return Err(CniError::new(code::DECODE, format!("a result must be an object, not {}", kind(other))));
             }
         };
         let view = View::of(map, "");
@@ -102,11 +99,7 @@ impl CniResult {
             Some(text) => Version::parse(text)?,
             None => default,
         };
-        let read = if version <= Version::V0_2_0 {
-            read_two_families
-        } else {
-            read_lists
-        };
+        let read = if version <= Version::V0_2_0 { read_two_families } else { read_lists };
         read(&view, version).map_err(undecodable)
     }
 
@@ -124,40 +117,25 @@ impl CniResult {
         Ok(Value::Object(out))
     }
 
-    fn write_two_families(
-        &self,
-        out: &mut Map<String, Value>,
-        version: Version,
-    ) -> Result<(), CniError> {
+    fn write_two_families(&self, out: &mut Map<String, Value>, version: Version) -> Result<(), CniError> {
         for (key, is_family) in FAMILIES {
             let Some(ip) = self.ips.iter().find(|ip| is_family(&ip.address)) else {
                 continue;
             };
             let mut family = Map::new();
             family.insert("ip".into(), ip.address.to_string().into());
-            put(
-                &mut family,
-                "gateway",
-                ip.gateway.map(|gateway| gateway.to_string()),
-            );
+            put(&mut family, "gateway", ip.gateway.map(|gateway| gateway.to_string()));
             let routes = self.routes.iter().filter(|route| is_family(&route.dst));
             put_list(
                 &mut family,
                 "routes",
-                routes.map(|route| {
-                    Route {
-                        gw: route.gw,
-                        ..Route::to(route.dst)
-                    }
-                    .to_json(version)
-                }),
+                routes.map(|route| Route { gw: route.gw, ..Route::to(route.dst) }.to_json(version)),
             );
             out.insert(key.into(), family.into());
         }
         if out.len() == 1 {
             let msg = format!("a result without an address cannot be written as CNI {version}");
-            return Err(CniError::new(code::INCOMPATIBLE_VERSION, msg)
-                .with_details("use cniVersion 0.3.0 or newer"));
+            return Err(CniError::new(code::INCOMPATIBLE_VERSION, msg).with_details("use cniVersion 0.3.0 or newer"));
         }
         out.insert("dns".into(), self.dns.to_json(version));
         Ok(())
@@ -169,19 +147,9 @@ impl CniResult {
         if sorted && !self.dns.is_empty() {
             out.insert("dns".into(), self.dns.to_json(version));
         }
-        put_list(
-            out,
-            "interfaces",
-            self.interfaces
-                .iter()
-                .map(|interface| interface.to_json(version)),
-        );
+        put_list(out, "interfaces", self.interfaces.iter().map(|interface| interface.to_json(version)));
         put_list(out, "ips", self.ips.iter().map(|ip| ip.to_json(version)));
-        put_list(
-            out,
-            "routes",
-            self.routes.iter().map(|route| route.to_json(version)),
-        );
+        put_list(out, "routes", self.routes.iter().map(|route| route.to_json(version)));
         if !sorted {
             out.insert("dns".into(), self.dns.to_json(version));
         }
@@ -191,12 +159,8 @@ impl CniResult {
 impl Interface {
     fn parse(view: &View, version: Version) -> Result<Self, ConfigError> {
         let owned = |key| Ok(view.string(key)?.unwrap_or_default().to_owned());
-        let mut interface = Self {
-            name: owned("name")?,
-            mac: owned("mac")?,
-            sandbox: owned("sandbox")?,
-            ..Self::default()
-        };
+        let mut interface =
+            Self { name: owned("name")?, mac: owned("mac")?, sandbox: owned("sandbox")?, ..Self::default() };
         if version >= Version::V1_0_0 {
             interface.mtu = positive(view, "mtu")?;
             interface.socket_path = owned("socketPath")?;
@@ -241,10 +205,7 @@ impl IpConfig {
             put(&mut out, "gateway", gateway);
             put(&mut out, "interface", self.interface);
         } else {
-            out.insert(
-                "version".into(),
-                if is_v4(&self.address) { "4" } else { "6" }.into(),
-            );
+            out.insert("version".into(), if is_v4(&self.address) { "4" } else { "6" }.into());
             put(&mut out, "interface", self.interface);
             out.insert("address".into(), self.address.to_string().into());
             put(&mut out, "gateway", gateway);
@@ -256,15 +217,7 @@ impl IpConfig {
 impl Route {
     /// A route to `dst` that says nothing more.
     pub fn to(dst: IpNet) -> Self {
-        Self {
-            dst,
-            gw: None,
-            mtu: None,
-            advmss: None,
-            priority: None,
-            table: None,
-            scope: None,
-        }
+        Self { dst, gw: None, mtu: None, advmss: None, priority: None, table: None, scope: None }
     }
 
     /// Reads a route as results and IPAM configurations hold it.
@@ -311,10 +264,7 @@ impl Dns {
         match v {
             Value::Null => Ok(Self::default()),
             Value::Object(map) => Self::read(&View::of(map, "")),
-            other => Err(ConfigError::new(
-                "dns",
-                format!("must be an object, not {}", kind(other)),
-            )),
+            other => Err(ConfigError::new("dns", format!("must be an object, not {}", kind(other)))),
         }
     }
 
@@ -324,14 +274,7 @@ impl Dns {
     }
 
     fn read(view: &View) -> Result<Self, ConfigError> {
-        let strings = |key| {
-            Ok(view
-                .strings(key)?
-                .unwrap_or_default()
-                .into_iter()
-                .map(str::to_owned)
-                .collect())
-        };
+        let strings = |key| Ok(view.strings(key)?.unwrap_or_default().into_iter().map(str::to_owned).collect());
         Ok(Self {
             nameservers: strings("nameservers")?,
             domain: view.string("domain")?.unwrap_or_default().to_owned(),
@@ -376,26 +319,15 @@ fn read_lists(view: &View, version: Version) -> Result<CniResult, ConfigError> {
             .iter()
             .map(|interface| Interface::parse(interface, version))
             .collect::<Result<_, _>>()?,
-        ips: view
-            .objects("ips")?
-            .iter()
-            .map(IpConfig::parse)
-            .collect::<Result<_, _>>()?,
-        routes: view
-            .objects("routes")?
-            .iter()
-            .map(Route::parse)
-            .collect::<Result<_, _>>()?,
+        ips: view.objects("ips")?.iter().map(IpConfig::parse).collect::<Result<_, _>>()?,
+        routes: view.objects("routes")?.iter().map(Route::parse).collect::<Result<_, _>>()?,
         dns: read_dns(view)?,
     })
 }
 
 /// 0.1.0 and 0.2.0: one address of each family, with its routes, and no interfaces.
 fn read_two_families(view: &View, _: Version) -> Result<CniResult, ConfigError> {
-    let mut result = CniResult {
-        dns: read_dns(view)?,
-        ..CniResult::default()
-    };
+    let mut result = CniResult { dns: read_dns(view)?, ..CniResult::default() };
     for (key, is_family) in FAMILIES {
         let Some(family) = view.object(key)? else {
             continue;
@@ -404,37 +336,26 @@ fn read_two_families(view: &View, _: Version) -> Result<CniResult, ConfigError> 
         if !is_family(&address) {
             return Err(family.error("ip", format!("{address} is of the other address family")));
         }
-        result.ips.push(IpConfig {
-            interface: None,
-            address,
-            gateway: family.ip("gateway")?,
-        });
+        result.ips.push(IpConfig { interface: None, address, gateway: family.ip("gateway")? });
         for route in family.objects("routes")? {
-            result.routes.push(Route {
-                gw: route.ip("gw")?,
-                ..Route::to(required_net(&route, "dst")?)
-            });
+            result.routes.push(Route { gw: route.ip("gw")?, ..Route::to(required_net(&route, "dst")?) });
         }
     }
     Ok(result)
 }
 
 fn read_dns(view: &View) -> Result<Dns, ConfigError> {
-    view.object("dns")?
-        .map_or_else(|| Ok(Dns::default()), |dns| Dns::read(&dns))
+    view.object("dns")?.map_or_else(|| Ok(Dns::default()), |dns| Dns::read(&dns))
 }
 
 fn required_net(view: &View, key: &str) -> Result<IpNet, ConfigError> {
-    view.net(key)?
-        .ok_or_else(|| view.error(key, "is missing; must be ADDRESS/PREFIX"))
+    view.net(key)?.ok_or_else(|| view.error(key, "is missing; must be ADDRESS/PREFIX"))
 }
 
 /// Zero is how Go writes "not set" for these.
 fn positive(view: &View, key: &str) -> Result<Option<u32>, ConfigError> {
     let number = view.uint(key, 0..=u64::from(u32::MAX))?;
-    Ok(number
-        .and_then(|n| u32::try_from(n).ok())
-        .filter(|n| *n != 0))
+    Ok(number.and_then(|n| u32::try_from(n).ok()).filter(|n| *n != 0))
 }
 
 fn undecodable(error: ConfigError) -> CniError {

@@ -21,15 +21,8 @@ pub enum Version {
 
 impl Version {
     /// Every version there is, oldest first. All are served.
-    pub const ALL: [Version; 7] = [
-        Self::V0_1_0,
-        Self::V0_2_0,
-        Self::V0_3_0,
-        Self::V0_3_1,
-        Self::V0_4_0,
-        Self::V1_0_0,
-        Self::V1_1_0,
-    ];
+    pub const ALL: [Version; 7] =
+        [Self::V0_1_0, Self::V0_2_0, Self::V0_3_0, Self::V0_3_1, Self::V0_4_0, Self::V1_0_0, Self::V1_1_0];
 
     /// The newest version.
     pub const LATEST: Version = Self::V1_1_0;
@@ -39,19 +32,10 @@ impl Version {
         if s.is_empty() {
             return Ok(Self::V0_1_0);
         }
-        Self::ALL
-            .into_iter()
-            .find(|version| version.as_str() == s)
-            .ok_or_else(|| {
-                CniError::new(
-                    code::INCOMPATIBLE_VERSION,
-                    format!("cniVersion {} is not served", shown(s)),
-                )
-                .with_details(format!(
-                    "use one of {}",
-                    Self::ALL.map(Self::as_str).join(", ")
-                ))
-            })
+        Self::ALL.into_iter().find(|version| version.as_str() == s).ok_or_else(|| {
+            CniError::new(code::INCOMPATIBLE_VERSION, format!("cniVersion {} is not served", shown(s)))
+                .with_details(format!("use one of {}", Self::ALL.map(Self::as_str).join(", ")))
+        })
     }
 
     /// The version as it is written.
@@ -90,16 +74,10 @@ mod tests {
 
     #[test]
     fn other_versions_are_refused_with_the_list_of_those_served() {
-        for bad in [
-            "1.2.0", "2.0.0", "0.5.0", "1.0", "1", "v1.0.0", "1.0.0 ", "x",
-        ] {
+        for bad in ["1.2.0", "2.0.0", "0.5.0", "1.0", "1", "v1.0.0", "1.0.0 ", "x"] {
             let error = Version::parse(bad).unwrap_err();
             assert_eq!(error.code, 1, "{bad}");
-            assert!(
-                error
-                    .details
-                    .contains("0.1.0, 0.2.0, 0.3.0, 0.3.1, 0.4.0, 1.0.0, 1.1.0")
-            );
+            assert!(error.details.contains("0.1.0, 0.2.0, 0.3.0, 0.3.1, 0.4.0, 1.0.0, 1.1.0"));
         }
     }
 }

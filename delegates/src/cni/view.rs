@@ -20,10 +20,7 @@ pub struct View<'a> {
 impl<'a> View<'a> {
     /// Reads `map`, which stands at `path`; the path of the outermost object is empty.
     pub fn of(map: &'a Map<String, Value>, path: impl Into<String>) -> Self {
-        Self {
-            map,
-            path: path.into(),
-        }
+        Self { map, path: path.into() }
     }
 
     /// The value of `k` as it is, `null` being absent.
@@ -65,9 +62,7 @@ impl<'a> View<'a> {
     /// A whole number within `range`.
     pub fn uint(&self, k: &str, range: RangeInclusive<u64>) -> Result<Option<u64>, ConfigError> {
         let wanted = format!("a whole number from {} to {}", range.start(), range.end());
-        self.typed(k, &wanted, |value| {
-            value.as_u64().filter(|n| range.contains(n))
-        })
+        self.typed(k, &wanted, |value| value.as_u64().filter(|n| range.contains(n)))
     }
 
     /// A whole number of either sign.
@@ -77,9 +72,7 @@ impl<'a> View<'a> {
 
     /// An object.
     pub fn object(&self, k: &str) -> Result<Option<View<'a>>, ConfigError> {
-        Ok(self
-            .typed(k, "an object", Value::as_object)?
-            .map(|map| View::of(map, self.path(k))))
+        Ok(self.typed(k, "an object", Value::as_object)?.map(|map| View::of(map, self.path(k))))
     }
 
     /// A list of objects, each knowing its position; none when absent.
@@ -91,10 +84,7 @@ impl<'a> View<'a> {
                 let path = format!("{}[{i}]", self.path(k));
                 match element.as_object() {
                     Some(map) => Ok(View::of(map, path)),
-                    None => Err(ConfigError::new(
-                        path,
-                        format!("must be an object, not {}", kind(element)),
-                    )),
+                    None => Err(ConfigError::new(path, format!("must be an object, not {}", kind(element)))),
                 }
             })
             .collect()
@@ -128,20 +118,14 @@ impl<'a> View<'a> {
     /// An IPv4 or IPv6 address without a prefix; an empty string is absent.
     pub fn ip(&self, k: &str) -> Result<Option<IpAddr>, ConfigError> {
         self.text(k)?
-            .map(|s| {
-                s.parse()
-                    .map_err(|_| self.error(k, format!("must be an IP address, not {}", shown(s))))
-            })
+            .map(|s| s.parse().map_err(|_| self.error(k, format!("must be an IP address, not {}", shown(s)))))
             .transpose()
     }
 
     /// An address with its prefix length; host bits are kept. An empty string is an error, as it is to Go.
     pub fn net(&self, k: &str) -> Result<Option<IpNet>, ConfigError> {
         self.string(k)?
-            .map(|s| {
-                s.parse()
-                    .map_err(|_| self.error(k, format!("must be ADDRESS/PREFIX, not {}", shown(s))))
-            })
+            .map(|s| s.parse().map_err(|_| self.error(k, format!("must be ADDRESS/PREFIX, not {}", shown(s)))))
             .transpose()
     }
 
@@ -152,19 +136,12 @@ impl<'a> View<'a> {
 
     /// The paths of the keys outside `known`, whatever their case.
     pub fn unknown(&self, known: &[&str]) -> Vec<String> {
-        self.keys()
-            .filter(|key| !known.iter().any(|k| k.eq_ignore_ascii_case(key)))
-            .map(|key| self.path(key))
-            .collect()
+        self.keys().filter(|key| !known.iter().any(|k| k.eq_ignore_ascii_case(key))).map(|key| self.path(key)).collect()
     }
 
     /// The whole path of `k`.
     pub fn path(&self, k: &str) -> String {
-        if self.path.is_empty() {
-            k.to_owned()
-        } else {
-            format!("{}.{k}", self.path)
-        }
+        if self.path.is_empty() { k.to_owned() } else { format!("{}.{k}", self.path) }
     }
 
     /// An error about `k`, which stands in this object.
@@ -190,10 +167,7 @@ impl<'a> View<'a> {
 
 /// The value of `key` in whatever case: the last that is not `null`.
 pub(crate) fn find<'a>(map: &'a Map<String, Value>, key: &str) -> Option<&'a Value> {
-    map.iter()
-        .rev()
-        .find(|(k, value)| k.eq_ignore_ascii_case(key) && !value.is_null())
-        .map(|(_, value)| value)
+    map.iter().rev().find(|(k, value)| k.eq_ignore_ascii_case(key) && !value.is_null()).map(|(_, value)| value)
 }
 
 /// What a value is, for an error line. Contents are shown of short scalars alone: the rest may be long, or secret.

@@ -1,0 +1,195 @@
+//! Network namespaces as sets of handles: a netlink socket and the two sysctl folders, opened by one short-lived thread
+//! that enters the namespace and ends. Nobody else ever changes namespace, so there is nothing to restore or to leak.
+
+use std::fs::File;
+use std::io::{self, ErrorKind, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::{OFlag, openat};
+use nix::sched::{CloneFlags, setns};
+use nix::sys::stat::Mode;
+
+use crate::cni::{CniError, code};
+use crate::netlink::Netlink;
+use crate::sys;
+
+/// What tells one namespace from another, also from a later one at the same path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Identity {
+    /// `SO_NETNS_COOKIE`, unique within a boot; absent before Linux 5.14.
+    pub cookie: Option<u64>,
+    /// Device of the namespace's file.
+    pub device: u64,
+    /// Inode of the namespace's file; may be used again after the namespace is gone.
+    pub inode: u64,
+}
+
+impl Identity {
+    /// Whether both speak of one namespace: by cookie where both have one, else by device and inode.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        match (self.cookie, other.cookie) {
+            (Some(a), Some(b)) => a == b,
+            _ => (self.device, self.inode) == (other.device, other.inode),
+        }
+    }
+}
+
+/// The address family of a sysctl.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Family {
+    /// `net.ipv4.conf`
+    V4,
+    /// `net.ipv6.conf`
+    V6,
+}
+
+/// An open network namespace.
+#[derive(Debug)]
+pub struct Namespace {
+    /// Where it was opened.
+    pub path: PathBuf,
+    /// A routing socket in it.
+    pub netlink: Netlink,
+    /// What it is.
+    pub identity: Identity,
+    file: File,
+    ipv4: OwnedFd,
+    ipv6: Option<OwnedFd>,
+}
+
+impl AsFd for Namespace {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
+impl Namespace {
+    /// Opens a namespace by its file; `None` when there is none at that path any more: nothing, or a file that is no
+    /// network namespace (what remains of a bind mount that was undone).
+    ///
+    /// # Errors
+    /// Code 8 when it cannot be entered.
+    pub fn open(path: &Path) -> Result<Option<Self>, CniError> {
+        let file = match File::open(path) {
+            Ok(file) => file,
+            Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Ok(None),
+            Err(e) => return Err(namespace_error(path, &e)),
+        };
+        let entered = std::thread::scope(|scope| {
+            let enter = || {
+                setns(&file, CloneFlags::CLONE_NEWNET)?;
+                Ok(Handles::open()?)
+            };
+            match scope.spawn(enter).join() {
+                Ok(handles) => handles,
+                Err(_) => Err(io::Error::other("the thread that entered it failed")),
+            }
+        });
+        match entered {
+            Ok(handles) => Self::assemble(path, file, handles).map(Some).map_err(|e| namespace_error(path, &e)),
+            // setns(2): EINVAL is a descriptor that is no namespace of this type.
+            Err(e) if e.raw_os_error() == Some(libc::EINVAL) => Ok(None),
+            Err(e) => Err(namespace_error(path, &e)),
+        }
+    }
+
+    /// Opens the namespace the calling thread is in.
+    ///
+    /// # Errors
+    /// Code 8 when `/proc` does not show it or the sockets cannot be made.
+    pub fn current() -> Result<Self, CniError> {
+        let path = Path::new("/proc/thread-self/ns/net");
+        let open = || Self::assemble(path, File::open(path)?, Handles::open()?);
+        open().map_err(|e| namespace_error(path, &e))
+    }
+
+    fn assemble(path: &Path, file: File, handles: Handles) -> io::Result<Self> {
+        let metadata = file.metadata()?;
+        let identity = Identity {
+            cookie: sys::namespace_cookie(handles.netlink.as_fd()),
+            device: metadata.dev(),
+            inode: metadata.ino(),
+        };
+        let Handles { netlink, ipv4, ipv6 } = handles;
+        Ok(Self { path: path.to_owned(), netlink, identity, file, ipv4, ipv6 })
+    }
+
+    /// Whether the kernel has IPv6 here at all.
+    #[must_use]
+    pub fn has_ipv6(&self) -> bool {
+        self.ipv6.is_some()
+    }
+
+    /// Sets `net.<family>.conf.<interface>.<key>`; `interface` may be `all` or `default`. Does nothing where the kernel
+    /// has no such family or no such key.
+    ///
+    /// # Errors
+    /// The file is there and cannot be written.
+    pub fn set_sysctl(&self, family: Family, interface: &str, key: &str, value: &str) -> Result<(), CniError> {
+        let Some(mut file) = self.open_sysctl(family, interface, key, OFlag::O_WRONLY) else { return Ok(()) };
+        let mut write = || file.as_mut().map_err(|e| io::Error::from(*e))?.write_all(value.as_bytes());
+        write().map_err(|e| {
+            CniError::new(code::IO, format!("set sysctl {key} of {interface} to {value}: {e}"))
+                .with_details("/proc/sys must be writable for this plugin")
+        })
+    }
+
+    /// Reads `net.<family>.conf.<interface>.<key>`; `None` when there is none.
+    #[must_use]
+    pub fn sysctl(&self, family: Family, interface: &str, key: &str) -> Option<String> {
+        let file = self.open_sysctl(family, interface, key, OFlag::O_RDONLY)?.ok()?;
+        Some(io::read_to_string(file).ok()?.trim().to_owned())
+    }
+
+    fn open_sysctl(&self, family: Family, interface: &str, key: &str, mode: OFlag) -> Option<Result<File, nix::Error>> {
+        let folder = match family {
+            Family::V4 => &self.ipv4,
+            Family::V6 => self.ipv6.as_ref()?,
+        };
+        let path = format!("{interface}/{key}");
+        match openat(folder, path.as_str(), mode | OFlag::O_CLOEXEC, Mode::empty()) {
+            Err(nix::Error::ENOENT) => None,
+            other => Some(other.map(File::from)),
+        }
+    }
+}
+
+struct Handles {
+    netlink: Netlink,
+    ipv4: OwnedFd,
+    ipv6: Option<OwnedFd>,
+}
+
+impl Handles {
+    /// Opens them in the calling thread's namespace: `/proc/sys/net` shows whose task looks it up.
+    fn open() -> io::Result<Self> {
+        Ok(Self {
+            netlink: Netlink::route().map_err(|e| io::Error::from(e.errno))?,
+            ipv4: File::open("/proc/sys/net/ipv4/conf")?.into(),
+            ipv6: File::open("/proc/sys/net/ipv6/conf").ok().map(Into::into),
+        })
+    }
+}
+
+fn namespace_error(path: &Path, error: &io::Error) -> CniError {
+    CniError::new(code::NAMESPACE, format!("network namespace {}: {error}", path.display()))
+        .with_details("entering a network namespace takes CAP_SYS_ADMIN in the namespace's owner")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_without_a_namespace_is_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("plain");
+        std::fs::write(&file, "").unwrap();
+        for path in [folder.path().join("missing"), file.join("below"), file] {
+            assert!(Namespace::open(&path).unwrap().is_none(), "{}", path.display());
+        }
+    }
+}

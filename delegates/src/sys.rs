@@ -1,0 +1,25 @@
+//! The one place with `unsafe`: system calls that no safe wrapper offers.
+#![allow(unsafe_code)]
+
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+/// `SO_NETNS_COOKIE` of socket(7), Linux 5.14: a number that no other network namespace of this boot has or had.
+const SO_NETNS_COOKIE: libc::c_int = 71;
+
+/// The cookie of the network namespace a socket belongs to; `None` before Linux 5.14.
+#[must_use]
+pub fn namespace_cookie(socket: BorrowedFd<'_>) -> Option<u64> {
+    let mut cookie = 0u64;
+    let mut length = size_of::<u64>() as libc::socklen_t;
+    // SAFETY: both pointers are to live locals of the size that `length` says, and the kernel writes no more than that.
+    let outcome = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            SO_NETNS_COOKIE,
+            (&raw mut cookie).cast(),
+            &raw mut length,
+        )
+    };
+    (outcome == 0).then_some(cookie)
+}
