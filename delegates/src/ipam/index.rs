@@ -46,20 +46,11 @@ impl Index {
     /// Where the index of a folder is kept below our state folder.
     pub fn path_for(state_dir: &Path, folder: &Path) -> PathBuf {
         let mut name = String::new();
-        for part in folder
-            .components()
-            .filter(|part| matches!(part, Component::Normal(_) | Component::ParentDir))
-        {
+        for part in folder.components().filter(|part| matches!(part, Component::Normal(_) | Component::ParentDir)) {
             if !name.is_empty() {
                 name.push(',');
             }
-            name.push_str(
-                &part
-                    .as_os_str()
-                    .to_string_lossy()
-                    .replace('%', "%25")
-                    .replace(',', "%2C"),
-            );
+            name.push_str(&part.as_os_str().to_string_lossy().replace('%', "%25").replace(',', "%2C"));
         }
         state_dir.join("host-local").join(name)
     }
@@ -72,10 +63,7 @@ impl Index {
         let open = || File::open(&path);
         let handle = match open() {
             Err(missing) if missing.kind() == ErrorKind::NotFound => {
-                DirBuilder::new()
-                    .recursive(true)
-                    .mode(0o700)
-                    .create(&path)?;
+                DirBuilder::new().recursive(true).mode(0o700).create(&path)?;
                 open()?
             }
             opened => opened?,
@@ -177,8 +165,7 @@ impl Index {
 
     fn link(&self, owner: &Owner) -> PathBuf {
         // No container id and no interface name can hold a colon.
-        self.path
-            .join(format!("{}:{}", owner.container_id, owner.interface))
+        self.path.join(format!("{}:{}", owner.container_id, owner.interface))
     }
 }
 
@@ -188,11 +175,7 @@ fn owner_of(name: &str) -> Option<Owner> {
 }
 
 fn encode(entry: &Entry) -> String {
-    let mut text = if entry.ours {
-        "ours".to_string()
-    } else {
-        "seen".to_string()
-    };
+    let mut text = if entry.ours { "ours".to_string() } else { "seen".to_string() };
     for address in &entry.addresses {
         text.push(' ');
         text.push_str(&address.to_string());
@@ -211,8 +194,7 @@ fn decode(target: &Path) -> io::Result<Entry> {
         let addresses = words.map(|word| word.parse().ok()).collect::<Option<_>>()?;
         Some(Entry { ours, addresses })
     };
-    parse()
-        .ok_or_else(|| io::Error::new(ErrorKind::InvalidData, "not an entry of a host-local index"))
+    parse().ok_or_else(|| io::Error::new(ErrorKind::InvalidData, "not an entry of a host-local index"))
 }
 
 /// Sets a modification time and makes sure that the filesystem kept it to the nanosecond.
@@ -221,10 +203,7 @@ fn set_exactly(file: &File, time: SystemTime) -> io::Result<()> {
     if file.metadata()?.modified()? == time {
         return Ok(());
     }
-    Err(io::Error::new(
-        ErrorKind::Unsupported,
-        "the filesystem keeps no exact times",
-    ))
+    Err(io::Error::new(ErrorKind::Unsupported, "the filesystem keeps no exact times"))
 }
 
 #[cfg(test)]
@@ -232,13 +211,7 @@ mod tests {
     use super::*;
 
     fn entry(ours: bool, addresses: &[&str]) -> Entry {
-        Entry {
-            ours,
-            addresses: addresses
-                .iter()
-                .map(|address| address.parse().unwrap())
-                .collect(),
-        }
+        Entry { ours, addresses: addresses.iter().map(|address| address.parse().unwrap()).collect() }
     }
 
     fn places() -> (tempfile::TempDir, File, Index) {
@@ -254,19 +227,12 @@ mod tests {
         let state = Path::new("/s");
         for (folder, name) in [
             ("/var/lib/cni/networks/net1", "var,lib,cni,networks,net1"),
-            (
-                "/var//lib/cni/./networks/net1/",
-                "var,lib,cni,networks,net1",
-            ),
+            ("/var//lib/cni/./networks/net1/", "var,lib,cni,networks,net1"),
             ("/var,lib/cni", "var%2Clib,cni"),
             ("/var%2Clib/cni", "var%252Clib,cni"),
             ("/a/../b", "a,..,b"),
         ] {
-            assert_eq!(
-                Index::path_for(state, Path::new(folder)),
-                state.join("host-local").join(name),
-                "{folder}"
-            );
+            assert_eq!(Index::path_for(state, Path::new(folder)), state.join("host-local").join(name), "{folder}");
         }
     }
 
@@ -274,16 +240,11 @@ mod tests {
     fn an_entry_is_a_link_that_a_person_can_read() {
         let (place, _folder, index) = places();
         let owner = Owner::new("c1", "eth0");
-        index
-            .put(&owner, &entry(true, &["10.1.0.5", "fd00::5"]))
-            .unwrap();
+        index.put(&owner, &entry(true, &["10.1.0.5", "fd00::5"])).unwrap();
         let link = fs::read_link(place.path().join("index/c1:eth0")).unwrap();
         assert_eq!(link, Path::new("ours 10.1.0.5 fd00::5"));
         index.put(&owner, &entry(false, &["10.1.0.6"])).unwrap();
-        assert_eq!(
-            index.get(&owner).unwrap(),
-            Some(entry(false, &["10.1.0.6"]))
-        );
+        assert_eq!(index.get(&owner).unwrap(), Some(entry(false, &["10.1.0.6"])));
         index.put(&owner, &Entry::default()).unwrap();
         assert_eq!(index.get(&owner).unwrap(), None);
         assert_eq!(index.entries().unwrap(), Entries::new());
@@ -299,16 +260,10 @@ mod tests {
         for round in 0..1000 {
             index.seal(&folder);
             fs::write(place.path().join(format!("net/{round}")), "x").unwrap();
-            assert!(
-                !index.is_complete(&folder),
-                "round {round}: a new file went unnoticed"
-            );
+            assert!(!index.is_complete(&folder), "round {round}: a new file went unnoticed");
             index.seal(&folder);
             fs::remove_file(place.path().join(format!("net/{round}"))).unwrap();
-            assert!(
-                !index.is_complete(&folder),
-                "round {round}: a removal went unnoticed"
-            );
+            assert!(!index.is_complete(&folder), "round {round}: a removal went unnoticed");
         }
     }
 
@@ -317,12 +272,7 @@ mod tests {
         let (place, folder, index) = places();
         for round in 0..1000 {
             fs::write(place.path().join(format!("net/{round}")), "x").unwrap();
-            index
-                .put(
-                    &Owner::new("c", &round.to_string()),
-                    &entry(true, &["10.0.0.1"]),
-                )
-                .unwrap();
+            index.put(&Owner::new("c", &round.to_string()), &entry(true, &["10.0.0.1"])).unwrap();
             assert!(!index.is_complete(&folder), "round {round}");
         }
     }
@@ -332,13 +282,7 @@ mod tests {
         let (place, _folder, index) = places();
         let (kept, gone) = (Owner::new("c1", "eth0"), Owner::new("c2", "eth0"));
         for owner in [&kept, &gone] {
-            fs::write(
-                place
-                    .path()
-                    .join(format!("index/{}:eth0", owner.container_id)),
-                "",
-            )
-            .unwrap();
+            fs::write(place.path().join(format!("index/{}:eth0", owner.container_id)), "").unwrap();
             assert!(index.get(owner).is_err());
         }
         let mut found = Entries::from([(kept.clone(), entry(false, &["10.0.0.7"]))]);
@@ -350,22 +294,13 @@ mod tests {
     #[test]
     fn a_rebuild_remembers_what_is_ours() {
         let (_place, _folder, index) = places();
-        let (ours, theirs, gone) = (
-            Owner::new("c1", "eth0"),
-            Owner::new("c2", "eth0"),
-            Owner::new("c3", "eth0"),
-        );
+        let (ours, theirs, gone) = (Owner::new("c1", "eth0"), Owner::new("c2", "eth0"), Owner::new("c3", "eth0"));
         index.put(&ours, &entry(true, &["10.0.0.2"])).unwrap();
         index.put(&gone, &entry(true, &["10.0.0.4"])).unwrap();
-        let mut found = Entries::from([
-            (ours.clone(), entry(false, &["10.0.0.2"])),
-            (theirs.clone(), entry(false, &["10.0.0.3"])),
-        ]);
+        let mut found =
+            Entries::from([(ours.clone(), entry(false, &["10.0.0.2"])), (theirs.clone(), entry(false, &["10.0.0.3"]))]);
         index.rebuild(&mut found).unwrap();
-        let expected = Entries::from([
-            (ours, entry(true, &["10.0.0.2"])),
-            (theirs, entry(false, &["10.0.0.3"])),
-        ]);
+        let expected = Entries::from([(ours, entry(true, &["10.0.0.2"])), (theirs, entry(false, &["10.0.0.3"]))]);
         assert_eq!(found, expected);
         assert_eq!(index.entries().unwrap(), expected);
     }

@@ -62,12 +62,7 @@ impl Range {
             let problem = format!("{gateway} is not of the family of {subnet}");
             return Err(RangeProblem::new("gateway", problem));
         }
-        Ok(Range {
-            subnet,
-            start,
-            end,
-            gateway,
-        })
+        Ok(Range { subnet, start, end, gateway })
     }
 
     /// The gateway its pods use; never given to one of them.
@@ -86,9 +81,7 @@ impl Range {
     }
 
     fn overlaps(&self, other: &Range) -> bool {
-        self.start.is_ipv4() == other.start.is_ipv4()
-            && self.start <= other.end
-            && other.start <= self.end
+        self.start.is_ipv4() == other.start.is_ipv4() && self.start <= other.end && other.start <= self.end
     }
 }
 
@@ -100,32 +93,22 @@ impl fmt::Display for Range {
 
 fn check_subnet(subnet: IpNet) -> Result<(), RangeProblem> {
     if subnet.addr() != subnet.network() {
-        let problem = format!(
-            "{subnet} has host bits set: the network is {}",
-            subnet.trunc()
-        );
+        let problem = format!("{subnet} has host bits set: the network is {}", subnet.trunc());
         return Err(RangeProblem::new("subnet", problem));
     }
     let longest = subnet.max_prefix_len() - 2;
     if subnet.prefix_len() > longest {
-        let problem = format!(
-            "{subnet} is too small to allocate from: /{longest} or a shorter prefix is needed"
-        );
+        let problem = format!("{subnet} is too small to allocate from: /{longest} or a shorter prefix is needed");
         return Err(RangeProblem::new("subnet", problem));
     }
     Ok(())
 }
 
-fn inside(
-    key: &'static str,
-    address: Option<IpAddr>,
-    subnet: IpNet,
-) -> Result<Option<IpAddr>, RangeProblem> {
+fn inside(key: &'static str, address: Option<IpAddr>, subnet: IpNet) -> Result<Option<IpAddr>, RangeProblem> {
     match address.map(|address| address.to_canonical()) {
-        Some(address) if !subnet.contains(&address) => Err(RangeProblem::new(
-            key,
-            format!("{address} is not in {subnet}"),
-        )),
+        Some(address) if !subnet.contains(&address) => {
+            Err(RangeProblem::new(key, format!("{address} is not in {subnet}")))
+        }
         address => Ok(address),
     }
 }
@@ -151,15 +134,8 @@ impl RangeSet {
                 );
                 return Err((position, problem));
             }
-            if let Some(other) = ranges
-                .iter()
-                .take(position)
-                .find(|other| other.overlaps(range))
-            {
-                return Err((
-                    position,
-                    format!("{range} overlaps {other} of the same pool"),
-                ));
+            if let Some(other) = ranges.iter().take(position).find(|other| other.overlaps(range)) {
+                return Err((position, format!("{range} overlaps {other} of the same pool")));
             }
         }
         Ok(RangeSet(ranges))
@@ -182,29 +158,20 @@ impl RangeSet {
 
     /// Two ranges that both pools would give out, if there are any.
     pub fn overlap<'a>(&'a self, other: &'a RangeSet) -> Option<(&'a Range, &'a Range)> {
-        self.0.iter().find_map(|mine| {
-            other
-                .0
-                .iter()
-                .find(|theirs| mine.overlaps(theirs))
-                .map(|theirs| (mine, theirs))
-        })
+        self.0.iter().find_map(|mine| other.0.iter().find(|theirs| mine.overlaps(theirs)).map(|theirs| (mine, theirs)))
     }
 
     /// Every address of the pool once, gateways left out, in the reference's order: round robin from the one after `last`
     /// through the ranges and back to `last` itself; from the first range's start when `last` is none of the pool's.
     pub fn candidates(&self, last: Option<IpAddr>) -> impl Iterator<Item = (IpAddr, &Range)> {
         self.stretches(last)
-            .flat_map(|(range, from, to)| {
-                (from..=to).map(move |n| (address(n, range.subnet), range))
-            })
+            .flat_map(|(range, from, to)| (from..=to).map(move |n| (address(n, range.subnet), range)))
             .filter(|(candidate, _)| !self.is_gateway(*candidate))
     }
 
     /// The ranges in the order of [`Self::candidates`], the one that holds `last` cut in two after it.
     fn stretches(&self, last: Option<IpAddr>) -> impl Iterator<Item = (&Range, u128, u128)> {
-        let resume = last
-            .and_then(|last| Some((self.0.iter().position(|range| range.contains(last))?, last)));
+        let resume = last.and_then(|last| Some((self.0.iter().position(|range| range.contains(last))?, last)));
         let (before, rest) = self.0.split_at(resume.map_or(0, |(position, _)| position));
         let (cut, after) = match (resume, rest.split_first()) {
             (Some((_, last)), Some((range, after))) => (Some((range, last)), after),
@@ -213,9 +180,7 @@ impl RangeSet {
         let tail = cut.filter(|(range, last)| *last < range.end);
         let tail = tail.map(|(range, last)| (range, number(last) + 1, number(range.end)));
         let head = cut.map(|(range, last)| (range, number(range.start), number(last)));
-        tail.into_iter()
-            .chain(after.iter().chain(before).map(whole))
-            .chain(head)
+        tail.into_iter().chain(after.iter().chain(before).map(whole)).chain(head)
     }
 }
 
@@ -264,19 +229,11 @@ mod tests {
     }
 
     fn set(ranges: &[(&str, &str, &str)]) -> RangeSet {
-        RangeSet::new(
-            ranges
-                .iter()
-                .map(|(subnet, start, end)| range(subnet, start, end))
-                .collect(),
-        )
-        .unwrap()
+        RangeSet::new(ranges.iter().map(|(subnet, start, end)| range(subnet, start, end)).collect()).unwrap()
     }
 
     fn order(set: &RangeSet, last: Option<&str>) -> Vec<String> {
-        set.candidates(last.map(ip))
-            .map(|(address, _)| address.to_string())
-            .collect()
+        set.candidates(last.map(ip)).map(|(address, _)| address.to_string()).collect()
     }
 
     #[test]
@@ -284,26 +241,12 @@ mod tests {
         for (subnet, start, end, gateway) in [
             ("192.0.2.0/24", "192.0.2.1", "192.0.2.254", "192.0.2.1"),
             ("192.0.2.0/25", "192.0.2.1", "192.0.2.126", "192.0.2.1"),
-            (
-                "2001:db8:1::/64",
-                "2001:db8:1::1",
-                "2001:db8:1::ffff:ffff:ffff:ffff",
-                "2001:db8:1::1",
-            ),
+            ("2001:db8:1::/64", "2001:db8:1::1", "2001:db8:1::ffff:ffff:ffff:ffff", "2001:db8:1::1"),
             ("0.0.0.0/0", "0.0.0.1", "255.255.255.254", "0.0.0.1"),
-            (
-                "::/0",
-                "::1",
-                "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff",
-                "::1",
-            ),
+            ("::/0", "::1", "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff", "::1"),
         ] {
             let range = range(subnet, "", "");
-            assert_eq!(
-                (range.start, range.end, range.gateway),
-                (ip(start), ip(end), ip(gateway)),
-                "{subnet}"
-            );
+            assert_eq!((range.start, range.end, range.gateway), (ip(start), ip(end), ip(gateway)), "{subnet}");
         }
     }
 
@@ -319,55 +262,13 @@ mod tests {
                 "subnet",
                 "192.0.2.12/24 has host bits set: the network is 192.0.2.0/24",
             ),
-            (
-                "2001:db8:1::1/64",
-                none,
-                none,
-                none,
-                "subnet",
-                "the network is 2001:db8:1::/64",
-            ),
-            (
-                "192.0.2.0/31",
-                none,
-                none,
-                none,
-                "subnet",
-                "too small to allocate from: /30 or a shorter prefix",
-            ),
+            ("2001:db8:1::1/64", none, none, none, "subnet", "the network is 2001:db8:1::/64"),
+            ("192.0.2.0/31", none, none, none, "subnet", "too small to allocate from: /30 or a shorter prefix"),
             ("192.0.2.0/32", none, none, none, "subnet", "too small"),
-            (
-                "2001:db8::/127",
-                none,
-                none,
-                none,
-                "subnet",
-                "too small to allocate from: /126 or a shorter prefix",
-            ),
-            (
-                "192.0.2.0/24",
-                "192.0.3.1",
-                none,
-                none,
-                "rangeStart",
-                "192.0.3.1 is not in 192.0.2.0/24",
-            ),
-            (
-                "192.0.2.0/24",
-                "2001:db8::1",
-                none,
-                none,
-                "rangeStart",
-                "2001:db8::1 is not in 192.0.2.0/24",
-            ),
-            (
-                "192.0.2.0/24",
-                none,
-                "192.0.3.1",
-                none,
-                "rangeEnd",
-                "192.0.3.1 is not in 192.0.2.0/24",
-            ),
+            ("2001:db8::/127", none, none, none, "subnet", "too small to allocate from: /126 or a shorter prefix"),
+            ("192.0.2.0/24", "192.0.3.1", none, none, "rangeStart", "192.0.3.1 is not in 192.0.2.0/24"),
+            ("192.0.2.0/24", "2001:db8::1", none, none, "rangeStart", "2001:db8::1 is not in 192.0.2.0/24"),
+            ("192.0.2.0/24", none, "192.0.3.1", none, "rangeEnd", "192.0.3.1 is not in 192.0.2.0/24"),
             (
                 "192.0.2.0/24",
                 "192.0.2.50",
@@ -376,23 +277,10 @@ mod tests {
                 "rangeStart",
                 "192.0.2.50 is after the range's end, 192.0.2.40",
             ),
-            (
-                "192.0.2.0/24",
-                none,
-                none,
-                "2001:db8::1",
-                "gateway",
-                "not of the family of 192.0.2.0/24",
-            ),
+            ("192.0.2.0/24", none, none, "2001:db8::1", "gateway", "not of the family of 192.0.2.0/24"),
         ] {
             let part = |text: &str| (!text.is_empty()).then(|| ip(text));
-            let error = Range::new(
-                subnet.parse().unwrap(),
-                part(start),
-                part(end),
-                part(gateway),
-            )
-            .unwrap_err();
+            let error = Range::new(subnet.parse().unwrap(), part(start), part(end), part(gateway)).unwrap_err();
             assert_eq!(error.key, key, "{subnet} {start} {end} {gateway}");
             assert!(error.problem.contains(problem), "{}", error.problem);
         }
@@ -400,17 +288,10 @@ mod tests {
 
     #[test]
     fn an_off_link_gateway_and_mapped_addresses_are_accepted() {
-        let range = Range::new(
-            "192.0.2.0/24".parse().unwrap(),
-            Some(ip("::ffff:192.0.2.9")),
-            None,
-            Some(ip("169.254.1.1")),
-        )
-        .unwrap();
-        assert_eq!(
-            (range.start, range.gateway),
-            (ip("192.0.2.9"), ip("169.254.1.1"))
-        );
+        let range =
+            Range::new("192.0.2.0/24".parse().unwrap(), Some(ip("::ffff:192.0.2.9")), None, Some(ip("169.254.1.1")))
+                .unwrap();
+        assert_eq!((range.start, range.gateway), (ip("192.0.2.9"), ip("169.254.1.1")));
     }
 
     #[test]
@@ -430,11 +311,7 @@ mod tests {
             (&v6, "2001:db8::51", false),
             (&v6, "192.0.2.45", false),
         ] {
-            assert_eq!(
-                set.range_of(ip(address)).is_some(),
-                inside,
-                "{address} in {set}"
-            );
+            assert_eq!(set.range_of(ip(address)).is_some(), inside, "{address} in {set}");
         }
     }
 
@@ -445,16 +322,8 @@ mod tests {
             (("192.0.2.0/24", "", ""), ("2001:db8::/64", "", ""), false),
             (("192.0.2.0/24", "", ""), ("192.0.2.0/24", "", ""), true),
             (("192.0.2.0/24", "", ""), ("192.0.0.0/16", "", ""), true),
-            (
-                ("192.0.2.0/24", "", "192.0.2.50"),
-                ("192.0.2.0/24", "192.0.2.51", ""),
-                false,
-            ),
-            (
-                ("192.0.2.0/24", "", "192.0.2.50"),
-                ("192.0.2.0/24", "192.0.2.50", ""),
-                true,
-            ),
+            (("192.0.2.0/24", "", "192.0.2.50"), ("192.0.2.0/24", "192.0.2.51", ""), false),
+            (("192.0.2.0/24", "", "192.0.2.50"), ("192.0.2.0/24", "192.0.2.50", ""), true),
             (("2001:db8::/64", "", ""), ("2001:db8::/48", "", ""), true),
         ] {
             let (one, other) = (set(&[one]), set(&[other]));
@@ -467,52 +336,25 @@ mod tests {
     fn a_set_is_of_one_family_and_without_overlap() {
         let error = |ranges| RangeSet::new(ranges).unwrap_err();
         assert_eq!(error(vec![]).1, "needs at least one range");
-        let (position, problem) = error(vec![
-            range("192.0.2.0/24", "", ""),
-            range("2001:db8::/64", "", ""),
-        ]);
+        let (position, problem) = error(vec![range("192.0.2.0/24", "", ""), range("2001:db8::/64", "", "")]);
         assert_eq!(position, 1);
         assert!(problem.contains("all IPv4 or all IPv6"), "{problem}");
-        let (position, problem) = error(vec![
-            range("192.0.0.0/16", "", ""),
-            range("198.51.100.0/24", "", ""),
-            range("192.0.2.0/24", "", ""),
-        ]);
+        let (position, problem) =
+            error(vec![range("192.0.0.0/16", "", ""), range("198.51.100.0/24", "", ""), range("192.0.2.0/24", "", "")]);
         assert_eq!(position, 2);
-        assert!(
-            problem.contains("192.0.2.1-192.0.2.254 overlaps 192.0.0.1-192.0.255.254"),
-            "{problem}"
-        );
+        assert!(problem.contains("192.0.2.1-192.0.2.254 overlaps 192.0.0.1-192.0.255.254"), "{problem}");
     }
 
     #[test]
     fn addresses_come_round_robin_without_gateway_and_broadcast() {
         let small = set(&[("10.9.0.0/29", "", "")]);
         for (last, expected) in [
-            (
-                None,
-                ["10.9.0.2", "10.9.0.3", "10.9.0.4", "10.9.0.5", "10.9.0.6"],
-            ),
-            (
-                Some("10.9.0.3"),
-                ["10.9.0.4", "10.9.0.5", "10.9.0.6", "10.9.0.2", "10.9.0.3"],
-            ),
-            (
-                Some("10.9.0.6"),
-                ["10.9.0.2", "10.9.0.3", "10.9.0.4", "10.9.0.5", "10.9.0.6"],
-            ),
-            (
-                Some("10.9.0.1"),
-                ["10.9.0.2", "10.9.0.3", "10.9.0.4", "10.9.0.5", "10.9.0.6"],
-            ),
-            (
-                Some("10.9.1.3"),
-                ["10.9.0.2", "10.9.0.3", "10.9.0.4", "10.9.0.5", "10.9.0.6"],
-            ),
-            (
-                Some("fd00::1"),
-                ["10.9.0.2", "10.9.0.3", "10.9.0.4", "10.9.0.5", "10.9.0.6"],
-            ),
+            (None, ["10.9.0.2", "10.9.0.3", "10.9.0.4", "10.9.0.5", "10.9.0.6"]),
+            (Some("10.9.0.3"), ["10.9.0.4", "10.9.0.5", "10.9.0.6", "10.9.0.2", "10.9.0.3"]),
+            (Some("10.9.0.6"), ["10.9.0.2", "10.9.0.3", "10.9.0.4", "10.9.0.5", "10.9.0.6"]),
+            (Some("10.9.0.1"), ["10.9.0.2", "10.9.0.3", "10.9.0.4", "10.9.0.5", "10.9.0.6"]),
+            (Some("10.9.1.3"), ["10.9.0.2", "10.9.0.3", "10.9.0.4", "10.9.0.5", "10.9.0.6"]),
+            (Some("fd00::1"), ["10.9.0.2", "10.9.0.3", "10.9.0.4", "10.9.0.5", "10.9.0.6"]),
         ] {
             assert_eq!(order(&small, last), expected, "last {last:?}");
         }
@@ -520,25 +362,11 @@ mod tests {
 
     #[test]
     fn addresses_wrap_through_all_ranges_of_a_set() {
-        let three = set(&[
-            ("10.9.0.0/30", "", ""),
-            ("10.9.1.0/30", "", ""),
-            ("10.9.2.0/24", "10.9.2.10", "10.9.2.12"),
-        ]);
-        let all = [
-            "10.9.0.2",
-            "10.9.1.2",
-            "10.9.2.10",
-            "10.9.2.11",
-            "10.9.2.12",
-        ];
-        for (last, first) in [
-            (None, 0),
-            (Some("10.9.0.2"), 1),
-            (Some("10.9.1.2"), 2),
-            (Some("10.9.2.11"), 4),
-            (Some("10.9.2.12"), 0),
-        ] {
+        let three = set(&[("10.9.0.0/30", "", ""), ("10.9.1.0/30", "", ""), ("10.9.2.0/24", "10.9.2.10", "10.9.2.12")]);
+        let all = ["10.9.0.2", "10.9.1.2", "10.9.2.10", "10.9.2.11", "10.9.2.12"];
+        for (last, first) in
+            [(None, 0), (Some("10.9.0.2"), 1), (Some("10.9.1.2"), 2), (Some("10.9.2.11"), 4), (Some("10.9.2.12"), 0)]
+        {
             let mut expected = all.to_vec();
             expected.rotate_left(first);
             assert_eq!(order(&three, last), expected, "last {last:?}");
@@ -547,16 +375,10 @@ mod tests {
 
     #[test]
     fn ipv6_ends_with_its_very_last_address() {
-        assert_eq!(
-            order(&set(&[("fd77::/126", "", "")]), None),
-            ["fd77::2", "fd77::3"]
-        );
+        assert_eq!(order(&set(&[("fd77::/126", "", "")]), None), ["fd77::2", "fd77::3"]);
         let top = set(&[("ffff:ffff:ffff:ffff:ffff:ffff:ffff:fffc/126", "", "")]);
         let last = "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff";
-        assert_eq!(
-            order(&top, Some(last)),
-            ["ffff:ffff:ffff:ffff:ffff:ffff:ffff:fffe", last]
-        );
+        assert_eq!(order(&top, Some(last)), ["ffff:ffff:ffff:ffff:ffff:ffff:ffff:fffe", last]);
     }
 
     #[test]

@@ -1,7 +1,6 @@
 //! A locked folder of reservations together with its index: claims, commits, releases and lists, at a cost that does not grow
 //! with what others hold, as long as nobody else wrote into the folder. Which addresses to try is the caller's choice.
 
-use std::collections::HashSet;
 use std::fs::File;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -20,10 +19,7 @@ pub struct Store {
 impl Store {
     /// The reservations in a folder (`<dataDir>/<network>`), without an index: every lookup reads the folder.
     pub fn open(folder: impl Into<PathBuf>) -> Store {
-        Store {
-            folder: folder.into(),
-            index: None,
-        }
+        Store { folder: folder.into(), index: None }
     }
 
     /// The same with an index below our state folder. It is used where it can be and missed nowhere else.
@@ -51,9 +47,7 @@ impl Store {
     /// As [`Self::lock`].
     pub fn lock_existing(&self, deadline: Instant) -> Result<Option<Reservations>, StoreError> {
         let folder = Folder::lock_existing(&self.folder, deadline)?;
-        folder
-            .map(|folder| Reservations::of(folder, self.index.as_deref()))
-            .transpose()
+        folder.map(|folder| Reservations::of(folder, self.index.as_deref())).transpose()
     }
 }
 
@@ -84,23 +78,12 @@ impl Reservations {
         let index = index.and_then(|path| match Index::open(path.to_path_buf()) {
             Ok(index) => Some(index),
             Err(reason) => {
-                tracing::warn!(
-                    "no index of {} in {}: {reason}",
-                    folder.path().display(),
-                    path.display()
-                );
+                tracing::warn!("no index of {} in {}: {reason}", folder.path().display(), path.display());
                 None
             }
         });
-        let complete = index
-            .as_ref()
-            .is_some_and(|index| index.is_complete(folder.handle()));
-        let mut reservations = Reservations {
-            folder,
-            index,
-            scanned: None,
-            changed: false,
-        };
+        let complete = index.as_ref().is_some_and(|index| index.is_complete(folder.handle()));
+        let mut reservations = Reservations { folder, index, scanned: None, changed: false };
         if !complete {
             reservations.scan()?;
         }
@@ -112,12 +95,9 @@ impl Reservations {
         self.folder.last_reserved(pool)
     }
 
-    /// The addresses that have a file, by one listing.
-    ///
-    /// # Errors
-    /// The folder cannot be read.
-    pub fn taken(&self) -> Result<HashSet<IpAddr>, StoreError> {
-        self.folder.addresses()
+    /// Where they are.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
     }
 
     /// How many reservations were read since the folder was locked.
@@ -142,11 +122,7 @@ impl Reservations {
     pub fn claim(&mut self, pool: usize, address: IpAddr) -> Result<Option<Claim>, StoreError> {
         let file = self.folder.claim(address)?;
         self.changed |= file.is_some();
-        Ok(file.map(|file| Claim {
-            pool,
-            address,
-            file,
-        }))
+        Ok(file.map(|file| Claim { pool, address, file }))
     }
 
     /// Gives claims back, as far as that is possible: what stays is empty, and free.
@@ -167,13 +143,8 @@ impl Reservations {
     /// A file cannot be written, as on a full disk. Nothing is reserved then.
     pub fn commit(&mut self, owner: &Owner, claims: &[Claim]) -> Result<(), StoreError> {
         let before = self.entry(owner).unwrap_or_default();
-        let mut after = Entry {
-            ours: true,
-            addresses: before.addresses.clone(),
-        };
-        after
-            .addresses
-            .extend(claims.iter().map(|claim| claim.address));
+        let mut after = Entry { ours: true, addresses: before.addresses.clone() };
+        after.addresses.extend(claims.iter().map(|claim| claim.address));
         after.addresses.sort();
         after.addresses.dedup();
         self.set_entry(owner, after);
@@ -216,10 +187,7 @@ impl Reservations {
     ///
     /// # Errors
     /// The folder cannot be read, or a file not be removed: the first such error, after all others were tried.
-    pub fn release_matching(
-        &mut self,
-        condemned: &dyn Fn(&Owner, &Entry) -> bool,
-    ) -> Result<Vec<Owner>, StoreError> {
+    pub fn release_matching(&mut self, condemned: &dyn Fn(&Owner, &Entry) -> bool) -> Result<Vec<Owner>, StoreError> {
         let mut failed = Ok(());
         let mut released = Vec::new();
         for (owner, entry) in self.list()? {
@@ -288,10 +256,7 @@ impl Reservations {
         match self.index.as_ref()?.get(owner) {
             Ok(entry) => entry,
             Err(broken) => {
-                tracing::warn!(
-                    "the index of {} is read anew: {broken}",
-                    self.folder.path().display()
-                );
+                tracing::warn!("the index of {} is read anew: {broken}", self.folder.path().display());
                 // The scan that follows reports its own trouble where somebody can act on it.
                 self.scan().ok()?;
                 self.scanned.as_ref()?.get(owner).cloned()
@@ -303,10 +268,7 @@ impl Reservations {
         self.changed = true;
         let written = self.index.as_ref().map(|index| index.put(owner, &entry));
         if let Some(Err(reason)) = written {
-            tracing::warn!(
-                "the index of {} is not kept: {reason}",
-                self.folder.path().display()
-            );
+            tracing::warn!("the index of {} is not kept: {reason}", self.folder.path().display());
             self.index = None;
         }
         if let Some(scanned) = &mut self.scanned {
@@ -322,10 +284,7 @@ impl Reservations {
         let mut found = self.folder.scan()?;
         let rebuilt = self.index.as_ref().map(|index| index.rebuild(&mut found));
         if let Some(Err(reason)) = rebuilt {
-            tracing::warn!(
-                "the index of {} is not kept: {reason}",
-                self.folder.path().display()
-            );
+            tracing::warn!("the index of {} is not kept: {reason}", self.folder.path().display());
             self.index = None;
         }
         self.scanned = Some(found);
@@ -336,21 +295,14 @@ impl Reservations {
 
 impl Drop for Reservations {
     fn drop(&mut self) {
-        if let Some(index) = self
-            .index
-            .as_ref()
-            .filter(|_| self.changed && !std::thread::panicking())
-        {
+        if let Some(index) = self.index.as_ref().filter(|_| self.changed && !std::thread::panicking()) {
             index.seal(self.folder.handle());
         }
     }
 }
 
 fn sorted(entries: Entries) -> Vec<(Owner, Entry)> {
-    let mut entries: Vec<_> = entries
-        .into_iter()
-        .filter(|(_, entry)| !entry.addresses.is_empty())
-        .collect();
+    let mut entries: Vec<_> = entries.into_iter().filter(|(_, entry)| !entry.addresses.is_empty()).collect();
     entries.sort_by(|(one, _), (other, _)| one.cmp(other));
     entries
 }
@@ -369,9 +321,7 @@ mod tests {
 
     impl Place {
         fn new() -> Place {
-            Place {
-                place: tempfile::tempdir().unwrap(),
-            }
+            Place { place: tempfile::tempdir().unwrap() }
         }
 
         fn folder(&self) -> PathBuf {
@@ -403,22 +353,15 @@ mod tests {
     }
 
     fn reserve(reservations: &mut Reservations, owner: &Owner, addresses: &[&str]) {
-        let claims: Vec<Claim> = addresses
-            .iter()
-            .enumerate()
-            .map(|(pool, a)| reservations.claim(pool, ip(a)).unwrap().unwrap())
-            .collect();
+        let claims: Vec<Claim> =
+            addresses.iter().enumerate().map(|(pool, a)| reservations.claim(pool, ip(a)).unwrap().unwrap()).collect();
         reservations.commit(owner, &claims).unwrap();
     }
 
     #[test]
     fn files_are_named_written_and_permitted_as_the_reference_does() {
         let place = Place::new();
-        reserve(
-            &mut place.lock(),
-            &Owner::new("c1", "eth0"),
-            &["10.77.0.2", "fd77::2"],
-        );
+        reserve(&mut place.lock(), &Owner::new("c1", "eth0"), &["10.77.0.2", "fd77::2"]);
         for (name, content, mode) in [
             ("10.77.0.2", "c1\r\neth0", 0o600),
             ("fd77::2", "c1\r\neth0", 0o600),
@@ -427,15 +370,10 @@ mod tests {
             ("lock", "", 0o750),
         ] {
             assert_eq!(place.content(name).as_deref(), Some(content), "{name}");
-            let permissions = fs::metadata(place.folder().join(name))
-                .unwrap()
-                .permissions();
+            let permissions = fs::metadata(place.folder().join(name)).unwrap().permissions();
             assert_eq!(permissions.mode() & 0o777, mode, "{name}");
         }
-        assert_eq!(
-            fs::metadata(place.folder()).unwrap().permissions().mode() & 0o777,
-            0o755
-        );
+        assert_eq!(fs::metadata(place.folder()).unwrap().permissions().mode() & 0o777, 0o755);
         assert_eq!(fs::read_dir(place.folder()).unwrap().count(), 5);
     }
 
@@ -443,11 +381,7 @@ mod tests {
     fn a_shorter_last_address_replaces_a_longer_one_whole() {
         let place = Place::new();
         let mut reservations = place.lock();
-        reserve(
-            &mut reservations,
-            &Owner::new("c1", "eth0"),
-            &["10.77.0.200"],
-        );
+        reserve(&mut reservations, &Owner::new("c1", "eth0"), &["10.77.0.200"]);
         reserve(&mut reservations, &Owner::new("c2", "eth0"), &["10.77.0.3"]);
         assert_eq!(place.content("last_reserved_ip.0").unwrap(), "10.77.0.3");
         assert_eq!(reservations.last_reserved(0), Some(ip("10.77.0.3")));
@@ -495,10 +429,7 @@ mod tests {
         assert_eq!(reservations.held_by(&one).unwrap(), Vec::<IpAddr>::new());
         assert_eq!(reservations.held_by(&other).unwrap(), [ip("10.0.0.2")]);
         assert_eq!(reservations.release(&one).unwrap(), Vec::<IpAddr>::new());
-        assert!(
-            place.content("10.0.0.2").is_some(),
-            "another's reservation stays"
-        );
+        assert!(place.content("10.0.0.2").is_some(), "another's reservation stays");
     }
 
     #[test]
@@ -561,14 +492,8 @@ mod tests {
         fs::create_dir_all(place.folder().join("last_reserved_ip.0")).unwrap();
         let mut reservations = place.lock();
         let claim = reservations.claim(0, ip("10.0.0.2")).unwrap().unwrap();
-        let error = reservations
-            .commit(&owner, &[claim])
-            .unwrap_err()
-            .to_string();
-        assert!(
-            error.starts_with("cannot write ") && error.contains("last_reserved_ip.0"),
-            "{error}"
-        );
+        let error = reservations.commit(&owner, &[claim]).unwrap_err().to_string();
+        assert!(error.starts_with("cannot write ") && error.contains("last_reserved_ip.0"), "{error}");
         assert_eq!(place.content("10.0.0.2"), None);
         drop(reservations);
         assert_eq!(place.lock().held_by(&owner).unwrap(), Vec::<IpAddr>::new());
@@ -591,23 +516,10 @@ mod tests {
         place.foreign("10.0.0.9", "podman1\r\neth0");
         reserve(&mut place.lock(), &Owner::new("c1", "eth0"), &["10.0.0.2"]);
         place.foreign("10.0.0.10", "podman2\r\neth0");
-        let listed: Vec<_> = place
-            .lock()
-            .list()
-            .unwrap()
-            .into_iter()
-            .map(|(o, e)| (o.container_id, e.ours))
-            .collect();
-        let expected = [
-            ("c1".to_string(), true),
-            ("podman1".to_string(), false),
-            ("podman2".to_string(), false),
-        ];
+        let listed: Vec<_> = place.lock().list().unwrap().into_iter().map(|(o, e)| (o.container_id, e.ours)).collect();
+        let expected = [("c1".to_string(), true), ("podman1".to_string(), false), ("podman2".to_string(), false)];
         assert_eq!(listed, expected);
-        let freed = place
-            .lock()
-            .release_matching(&|_, entry| entry.ours)
-            .unwrap();
+        let freed = place.lock().release_matching(&|_, entry| entry.ours).unwrap();
         assert_eq!(freed, [Owner::new("c1", "eth0")]);
         assert!(place.content("10.0.0.9").is_some() && place.content("10.0.0.10").is_some());
     }
@@ -617,14 +529,8 @@ mod tests {
         let place = Place::new();
         let held = place.lock();
         let store = Store::open(place.folder());
-        let error = store
-            .lock(Instant::now() + Duration::from_millis(20))
-            .unwrap_err()
-            .to_string();
-        assert!(
-            error.ends_with("networks/net1/lock is still locked by another process"),
-            "{error}"
-        );
+        let error = store.lock(Instant::now() + Duration::from_millis(20)).unwrap_err().to_string();
+        assert!(error.ends_with("networks/net1/lock is still locked by another process"), "{error}");
         let waiting = std::thread::spawn(move || store.lock(soon()).map(|_| ()));
         std::thread::sleep(Duration::from_millis(10));
         drop(held);
@@ -634,12 +540,7 @@ mod tests {
     #[test]
     fn a_folder_that_is_not_there_holds_nothing_and_is_not_made_by_looking() {
         let place = Place::new();
-        assert!(
-            Store::open(place.folder())
-                .lock_existing(soon())
-                .unwrap()
-                .is_none()
-        );
+        assert!(Store::open(place.folder()).lock_existing(soon()).unwrap().is_none());
         assert!(!place.folder().exists());
     }
 }

@@ -40,11 +40,7 @@ pub enum StoreError {
 
 impl StoreError {
     fn io<'a>(action: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> StoreError + 'a {
-        move |source| StoreError::Io {
-            action,
-            path: path.to_path_buf(),
-            source,
-        }
+        move |source| StoreError::Io { action, path: path.to_path_buf(), source }
     }
 }
 
@@ -60,10 +56,7 @@ pub struct Owner {
 impl Owner {
     /// The owner that an attachment's reservations name.
     pub fn new(container_id: &str, interface: &str) -> Owner {
-        Owner {
-            container_id: container_id.to_string(),
-            interface: interface.to_string(),
-        }
+        Owner { container_id: container_id.to_string(), interface: interface.to_string() }
     }
 
     /// The owner in the old format: the container alone.
@@ -117,11 +110,7 @@ impl Folder {
     /// The folder or its lock cannot be made, or the lock is not free before the deadline.
     pub fn lock(path: &Path, deadline: Instant) -> Result<Folder, StoreError> {
         loop {
-            DirBuilder::new()
-                .recursive(true)
-                .mode(0o755)
-                .create(path)
-                .map_err(StoreError::io("create", path))?;
+            DirBuilder::new().recursive(true).mode(0o755).create(path).map_err(StoreError::io("create", path))?;
             if let Some(folder) = Self::lock_existing(path, deadline)? {
                 return Ok(folder);
             }
@@ -139,24 +128,14 @@ impl Folder {
                 Err(gone) if gone.kind() == ErrorKind::NotFound => return Ok(None),
                 opened => opened.map_err(StoreError::io("open", path))?,
             };
-            let lock = match OpenOptions::new()
-                .append(true)
-                .create(true)
-                .mode(0o750)
-                .open(&lock_path)
-            {
+            let lock = match OpenOptions::new().append(true).create(true).mode(0o750).open(&lock_path) {
                 Err(gone) if gone.kind() == ErrorKind::NotFound => return Ok(None),
                 opened => opened.map_err(StoreError::io("open", &lock_path))?,
             };
             wait_for(&lock, &lock_path, deadline)?;
             // Whoever wipes the folder takes the lock file away too: a lock on a deleted file protects nothing.
             if is_same_file(&lock, &lock_path) && is_same_file(&handle, path) {
-                return Ok(Some(Folder {
-                    path: path.to_path_buf(),
-                    handle,
-                    _lock: lock,
-                    reads: Cell::new(0),
-                }));
+                return Ok(Some(Folder { path: path.to_path_buf(), handle, _lock: lock, reads: Cell::new(0) }));
             }
         }
     }
@@ -183,16 +162,10 @@ impl Folder {
     pub fn claim(&self, address: IpAddr) -> Result<Option<File>, StoreError> {
         let path = self.file_of(address);
         let mut options = OpenOptions::new();
-        options
-            .write(true)
-            .mode(0o600)
-            .custom_flags(libc::O_NOFOLLOW);
+        options.write(true).mode(0o600).custom_flags(libc::O_NOFOLLOW);
         match options.clone().create_new(true).open(&path) {
             Err(exists) if exists.kind() == ErrorKind::AlreadyExists && is_leftover(&path) => {
-                options
-                    .open(&path)
-                    .map(Some)
-                    .map_err(StoreError::io("open", &path))
+                options.open(&path).map(Some).map_err(StoreError::io("open", &path))
             }
             Err(exists) if exists.kind() == ErrorKind::AlreadyExists => Ok(None),
             created => created.map(Some).map_err(StoreError::io("create", &path)),
@@ -204,12 +177,11 @@ impl Folder {
     /// # Errors
     /// The write fails, as on a full disk; the file may hold a part.
     pub fn write(&self, mut file: &File, address: IpAddr, owner: &Owner) -> Result<(), StoreError> {
-        file.write_all(owner.content().as_bytes())
-            .map_err(|source| StoreError::Io {
-                action: "write",
-                path: self.file_of(address),
-                source,
-            })
+        file.write_all(owner.content().as_bytes()).map_err(|source| StoreError::Io {
+            action: "write",
+            path: self.file_of(address),
+            source,
+        })
     }
 
     /// What the address's file says.
@@ -279,21 +251,12 @@ impl Folder {
         let path = self.path.join(last_reserved_name(pool));
         let text = address.to_string();
         // Not truncated first: ext4 starts to write such a file to the disk when it is closed.
-        let open = || {
-            OpenOptions::new()
-                .write(true)
-                .create(true)
-                .truncate(false)
-                .mode(0o600)
-                .open(&path)
-        };
+        let open = || OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
         let write = |mut file: File| {
             file.write_all(text.as_bytes())?;
             file.set_len(text.len() as u64)
         };
-        open()
-            .and_then(write)
-            .map_err(StoreError::io("write", &path))
+        open().and_then(write).map_err(StoreError::io("write", &path))
     }
 
     fn file_of(&self, address: IpAddr) -> PathBuf {
@@ -325,8 +288,7 @@ pub fn addresses_in(folder: &Path) -> Result<HashSet<IpAddr>, StoreError> {
 /// Whether an address has a file with content in a folder, locked or not.
 pub fn is_taken(folder: &Path, address: IpAddr) -> bool {
     let path = reservation(folder, address);
-    path.symlink_metadata()
-        .is_ok_and(|file| !file.is_file() || file.len() > 0)
+    path.symlink_metadata().is_ok_and(|file| !file.is_file() || file.len() > 0)
 }
 
 /// The address given out last for a pool of a folder, locked or not.
@@ -340,8 +302,7 @@ fn last_reserved_name(pool: usize) -> String {
 }
 
 fn is_leftover(path: &Path) -> bool {
-    path.symlink_metadata()
-        .is_ok_and(|file| file.is_file() && file.len() == 0)
+    path.symlink_metadata().is_ok_and(|file| file.is_file() && file.len() == 0)
 }
 
 /// A reservation is well under 300 bytes; whatever is longer is none of a host-local and never matches.
@@ -373,9 +334,7 @@ fn wait_for(lock: &File, path: &Path, deadline: Instant) -> Result<(), StoreErro
                 return Err(StoreError::io("lock", path)(failed));
             }
             Err(fs::TryLockError::WouldBlock) if Instant::now() >= deadline => {
-                return Err(StoreError::Locked {
-                    path: path.to_path_buf(),
-                });
+                return Err(StoreError::Locked { path: path.to_path_buf() });
             }
             Err(fs::TryLockError::WouldBlock) => {
                 std::thread::sleep(pause);
