@@ -1,0 +1,30 @@
+//! Locks of what pods share on a host: a bridge, a VXLAN device. Each has a file of its own in our state folder; who
+//! needs several takes them in the order of their names, after the container's own lock.
+
+use std::fs::{File, OpenOptions};
+use std::path::Path;
+
+use crate::cni::{CniError, code};
+
+/// A held lock; let go when dropped.
+#[derive(Debug)]
+pub struct SharedLock(#[allow(dead_code)] File);
+
+/// Waits for the lock of a shared thing: `kind` and `name` as in `bridge`, `cni0`.
+///
+/// # Errors
+/// Code 5: the state folder cannot be written.
+pub fn lock(state_dir: &Path, kind: &str, name: &str) -> Result<SharedLock, CniError> {
+    let folder = state_dir.join("shared");
+    let path = folder.join(format!("{kind}-{name}.lock"));
+    let open = || {
+        std::fs::create_dir_all(&folder)?;
+        let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path)?;
+        file.lock()?;
+        Ok(file)
+    };
+    open().map(SharedLock).map_err(|e: std::io::Error| {
+        CniError::new(code::IO, format!("lock {}: {e}", path.display()))
+            .with_details("the state folder (cniDir) must be writable")
+    })
+}

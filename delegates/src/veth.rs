@@ -1,0 +1,125 @@
+//! Veth pairs between a pod and the host: the pod's end is born down in the pod under its final name, the host's end up
+//! and, where there is one, already a port of its bridge, all in one message.
+
+use nix::errno::Errno;
+
+use crate::cni::{CniError, Interface, code};
+use crate::delegate::{Attachment, OwnedLink, Side};
+use crate::interface::taken;
+use crate::netlink::{Link, MacAddress, NewLink};
+use crate::netns::Family;
+use crate::random;
+
+/// Names are random; a clash this often in a row is no chance.
+const NAME_TRIES: usize = 10;
+
+/// What a pair is to be.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Wanted {
+    /// MAC of the pod's end; random when not given.
+    pub mac: Option<MacAddress>,
+    /// MTU of both ends in bytes.
+    pub mtu: Option<u32>,
+    /// Bridge that the host's end becomes a port of.
+    pub master: Option<u32>,
+}
+
+/// A pair that was made.
+#[derive(Debug, Clone)]
+pub struct Pair {
+    /// The host's end.
+    pub host: Link,
+    /// The pod's end.
+    pub pod: Link,
+}
+
+impl Pair {
+    /// Makes a pair for an attachment.
+    ///
+    /// # Errors
+    /// The interface exists in the pod, or the kernel refuses.
+    pub fn create(at: &Attachment<'_>, wanted: Wanted) -> Result<Self, CniError> {
+        let pod = at.pod()?;
+        let name = at.interface.as_str();
+        let mac = wanted.mac.unwrap_or_else(MacAddress::random);
+        for _ in 0..NAME_TRIES {
+            let host_name = random::interface_name("veth");
+            // A MAC of our choice is one that udev's MACAddressPolicy leaves alone (cni#943).
+            let host_mac = MacAddress::random();
+            let host = NewLink::named(&host_name).mac(Some(host_mac)).mtu(wanted.mtu).master(wanted.master).up();
+            let peer = NewLink::named(name).mac(Some(mac)).mtu(wanted.mtu).in_namespace(pod);
+            let peer = match at.group {
+                Some(group) => peer.group(group.get()),
+                None => peer,
+            };
+            match at.host.netlink.request(host.veth(peer)) {
+                Ok(()) => {
+                    at.host.set_sysctl(Family::V6, &host_name, "accept_ra", "0")?;
+                    return Self::look_up(at, &host_name, host_mac);
+                }
+                Err(e) if e.errno == Errno::EEXIST => {
+                    if pod.netlink.link_by_name(name)?.is_some() {
+                        return Err(taken(name));
+                    }
+                }
+                Err(e) => return Err(e.into()),
+            }
+        }
+        Err(CniError::new(code::DELEGATE, "create veth interface: no free name on the host"))
+    }
+
+    fn look_up(at: &Attachment<'_>, host_name: &str, host_mac: MacAddress) -> Result<Self, CniError> {
+        let vanished = |name: &str| CniError::new(code::DELEGATE, format!("interface \"{name}\" vanished as soon as it was made"));
+        let pod = at.pod()?.netlink.link_by_name(at.interface.as_str())?.ok_or_else(|| vanished(at.interface.as_str()))?;
+        // The pod's end knows the host's by its index; no second look-up is needed.
+        let host = Link {
+            index: pod.parent.ok_or_else(|| vanished(host_name))?,
+            name: host_name.to_owned(),
+            mac: Some(host_mac),
+            kind: Some("veth".to_owned()),
+            parent: Some(pod.index),
+            mtu: pod.mtu,
+            ..Link::default()
+        };
+        Ok(Self { host, pod })
+    }
+
+    /// Both ends as what ADD made, the pod's last: deleting either takes the other with it.
+    #[must_use]
+    pub fn links(&self) -> Vec<OwnedLink> {
+        vec![OwnedLink::of(Side::Host, &self.host), OwnedLink::of(Side::Pod, &self.pod)]
+    }
+
+    /// Both ends as interfaces of a result: host, pod.
+    #[must_use]
+    pub fn interfaces(&self, at: &Attachment<'_>) -> [Interface; 2] {
+        [interface(&self.host, String::new()), interface(&self.pod, at.sandbox())]
+    }
+}
+
+/// A link as an interface of a result; `sandbox` is empty for one on the host.
+#[must_use]
+pub fn interface(link: &Link, sandbox: String) -> Interface {
+    Interface {
+        name: link.name.clone(),
+        mac: link.mac.map(|mac| mac.to_string()).unwrap_or_default(),
+        sandbox,
+        ..Interface::default()
+    }
+}
+
+/// The host's end of the attachment's pair, found from the pod's.
+///
+/// # Errors
+/// The kernel cannot be asked.
+pub fn host_end(at: &Attachment<'_>) -> Result<Option<Link>, CniError> {
+    let Some(pod) = at.pod else { return Ok(None) };
+    let Some(inside) = pod.netlink.link_by_name(at.interface.as_str())? else { return Ok(None) };
+    match inside.parent.filter(|_| inside.is_kind("veth")) {
+        Some(index) => {
+            let link = at.host.netlink.link_by_index(index)?;
+            Ok(link.filter(|link| link.is_kind("veth") && link.parent == Some(inside.index)))
+        }
+        None => Ok(None),
+    }
+}
