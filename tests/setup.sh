@@ -61,7 +61,7 @@ install_quietly() {
 # need PACKAGE: refreshes the package lists only if they do not know it.
 need() {
     command -v apt-get >/dev/null ||
-        fail "$1 comes from Debian and this host has no apt-get: install QEMU yourself and copy target/debian/ from a Debian host"
+        fail "$1 comes from Debian and this host has no apt-get: install QEMU and copy target/debian/ from elsewhere"
     known "$1" && return
     update
     known "$1" || fail "apt knows no package $1; is a Debian mirror in /etc/apt/sources.list?"
@@ -76,7 +76,8 @@ update() {
     updated=yes
     [ "$(id -u)" = 0 ] || fail "the package lists are out of date and only root can refresh them: apt-get update"
     say "refreshing the package lists"
-    apt-get -qq -o DPkg::Lock::Timeout=300 update >/dev/null 2>&1 || fail "apt-get update failed; run it by hand to see why"
+    apt-get -qq -o DPkg::Lock::Timeout=300 update >/dev/null 2>&1 ||
+        fail "apt-get update failed; run it by hand to see why"
 }
 
 say() { echo "setup: $*" >&2; }

@@ -269,11 +269,14 @@ impl Wires {
         }
     }
 
-    /// The last lines of all that the machine and QEMU wrote.
+    /// The last lines of all that the machine and QEMU wrote; of a panic the first ones, which say why.
     fn story(&self) -> String {
-        [&self.output, &self.console, &self.qemu]
-            .map(|path| tail(&read(path)))
-            .concat()
+        let console = read(&self.console);
+        let console = match console.find("Kernel panic") {
+            Some(panic) => quote(console[panic..].lines().take(TAIL)),
+            None => tail(&console),
+        };
+        [tail(&read(&self.output)), console, tail(&read(&self.qemu))].concat()
     }
 }
 
@@ -345,10 +348,10 @@ fn read(path: &Path) -> String {
 }
 
 fn tail(text: &str) -> String {
-    let lines: Vec<&str> = text.lines().collect();
-    lines
-        .iter()
-        .skip(lines.len().saturating_sub(TAIL))
-        .map(|line| format!("  | {line}\n"))
-        .collect()
+    let skipped = text.lines().count().saturating_sub(TAIL);
+    quote(text.lines().skip(skipped))
+}
+
+fn quote<'a>(lines: impl Iterator<Item = &'a str>) -> String {
+    lines.map(|line| format!("  | {line}\n")).collect()
 }
