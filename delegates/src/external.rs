@@ -55,17 +55,10 @@ pub fn find(plugin_type: &str, path: &[PathBuf]) -> Result<PathBuf, CniError> {
     if !crate::cni::conf::is_plugin_name(plugin_type) {
         return Err(CniError::new(
             code::CONFIG,
-            format!(
-                "type: must name a plugin, without `/`, not {}",
-                shown(plugin_type)
-            ),
+            format!("type: must name a plugin, without `/`, not {}", shown(plugin_type)),
         ));
     }
-    let folders: Vec<&Path> = path
-        .iter()
-        .map(PathBuf::as_path)
-        .filter(|folder| is_searchable(folder))
-        .collect();
+    let folders: Vec<&Path> = path.iter().map(PathBuf::as_path).filter(|folder| is_searchable(folder)).collect();
     let joined = std::env::join_paths(&folders).unwrap_or_default();
     which::which_in(plugin_type, Some(joined), "/").map_err(|_| not_found(plugin_type, &folders))
 }
@@ -82,14 +75,9 @@ pub fn exec(mut request: ExecRequest<'_>) -> Result<Option<Value>, CniError> {
         on_spawn(group.id());
     }
     let collected = group.run(request.stdin, request.deadline);
-    let collected = collected
-        .map_err(|interruption| interrupted(&request, &interruption, started.elapsed()))?;
+    let collected = collected.map_err(|interruption| interrupted(&request, &interruption, started.elapsed()))?;
     forward(&request, &collected);
-    if collected.status.success() {
-        printed(&request, &collected)
-    } else {
-        Err(failure(&request, &collected))
-    }
+    if collected.status.success() { printed(&request, &collected) } else { Err(failure(&request, &collected)) }
 }
 
 fn is_searchable(folder: &Path) -> bool {
@@ -98,33 +86,17 @@ fn is_searchable(folder: &Path) -> bool {
 }
 
 fn not_found(plugin_type: &str, folders: &[&Path]) -> CniError {
-    let listed = folders
-        .iter()
-        .map(|folder| folder.display().to_string())
-        .collect::<Vec<_>>()
-        .join(", ");
-    let problem = match folders
-        .iter()
-        .map(|folder| folder.join(plugin_type))
-        .find(|file| file.is_file())
-    {
+    let listed = folders.iter().map(|folder| folder.display().to_string()).collect::<Vec<_>>().join(", ");
+    let problem = match folders.iter().map(|folder| folder.join(plugin_type)).find(|file| file.is_file()) {
         Some(file) => {
-            return CniError::new(
-                code::CONFIG,
-                format!("{} is not executable", file.display()),
-            )
-            .with_details("chmod +x it");
+            return CniError::new(code::CONFIG, format!("{} is not executable", file.display()))
+                .with_details("chmod +x it");
         }
-        None if folders.is_empty() => {
-            "cannot be looked for: CNI_PATH names no absolute folder".to_owned()
-        }
+        None if folders.is_empty() => "cannot be looked for: CNI_PATH names no absolute folder".to_owned(),
         None => format!("is not in {listed}"),
     };
-    CniError::new(
-        code::CONFIG,
-        format!("plugin {} {problem}", shown(plugin_type)),
-    )
-    .with_details("install it or correct \"type\"")
+    CniError::new(code::CONFIG, format!("plugin {} {problem}", shown(plugin_type)))
+        .with_details("install it or correct \"type\"")
 }
 
 /// Waits before another try at a file that is busy. Six tries as in the reference, but within 5 seconds and short at first: an
@@ -140,10 +112,7 @@ const BUSY_WAITS: [Duration; 5] = [
 fn spawn_when_ready(request: &ExecRequest<'_>) -> io::Result<Group> {
     for wait in BUSY_WAITS {
         match spawn(request) {
-            Err(error)
-                if error.kind() == ErrorKind::ExecutableFileBusy
-                    && Instant::now() + wait < request.deadline =>
-            {
+            Err(error) if error.kind() == ErrorKind::ExecutableFileBusy && Instant::now() + wait < request.deadline => {
                 thread::sleep(wait)
             }
             other => return other,
@@ -182,25 +151,13 @@ fn environment(
     let text = |value: Option<&str>| OsString::from(value.unwrap_or_default());
     let own = [
         ("CNI_COMMAND", text(Some(request.command.as_str()))),
-        (
-            "CNI_CONTAINERID",
-            text(request.container_id.map(ContainerId::as_str)),
-        ),
-        (
-            "CNI_NETNS",
-            request.netns.map(OsString::from).unwrap_or_default(),
-        ),
-        (
-            "CNI_IFNAME",
-            text(request.interface.map(InterfaceName::as_str)),
-        ),
+        ("CNI_CONTAINERID", text(request.container_id.map(ContainerId::as_str))),
+        ("CNI_NETNS", request.netns.map(OsString::from).unwrap_or_default()),
+        ("CNI_IFNAME", text(request.interface.map(InterfaceName::as_str))),
         ("CNI_ARGS", OsString::from(request.args.to_string())),
         ("CNI_PATH", joined(request.path)),
     ];
-    let extra = request
-        .extra_env
-        .iter()
-        .map(|(key, value)| (OsString::from(key), OsString::from(value)));
+    let extra = request.extra_env.iter().map(|(key, value)| (OsString::from(key), OsString::from(value)));
     inherited
         .filter(|(key, _)| !key.as_encoded_bytes().starts_with(b"CNI_"))
         .chain(own.map(|(key, value)| (OsString::from(key), value)))
@@ -209,10 +166,7 @@ fn environment(
 }
 
 fn joined(path: &[PathBuf]) -> OsString {
-    path.iter()
-        .map(|folder| folder.as_os_str())
-        .collect::<Vec<_>>()
-        .join(OsStr::new(":"))
+    path.iter().map(|folder| folder.as_os_str()).collect::<Vec<_>>().join(OsStr::new(":"))
 }
 
 /// What a plugin that succeeded printed. Only ADD and VERSION have something to say.
@@ -226,31 +180,17 @@ fn printed(request: &ExecRequest<'_>, collected: &Collected) -> Result<Option<Va
         Err(_) if collected.stdout.trim_ascii().is_empty() => "printed no CNI result".to_owned(),
         Err(error) => format!("printed no CNI result: {error}"),
     };
-    let said = last_words(&collected.stderr)
-        .map(|line| format!("; it said: {line}"))
-        .unwrap_or_default();
-    Err(CniError::new(
-        code::DELEGATE,
-        format!("{} succeeded but {what}{said}", subject(request)),
-    )
-    .with_details(format!(
-        "check that {} is a CNI plugin",
-        request.plugin.display()
-    )))
+    let said = last_words(&collected.stderr).map(|line| format!("; it said: {line}")).unwrap_or_default();
+    Err(CniError::new(code::DELEGATE, format!("{} succeeded but {what}{said}", subject(request)))
+        .with_details(format!("check that {} is a CNI plugin", request.plugin.display())))
 }
 
 fn failure(request: &ExecRequest<'_>, collected: &Collected) -> CniError {
     own_error(&collected.stdout).unwrap_or_else(|| {
-        let said = last_words(&collected.stderr)
-            .map(|line| format!(": {line}"))
-            .unwrap_or_default();
+        let said = last_words(&collected.stderr).map(|line| format!(": {line}")).unwrap_or_default();
         CniError::new(
             code::DELEGATE,
-            format!(
-                "{} {} without a CNI error{said}",
-                subject(request),
-                ending(collected.status)
-            ),
+            format!("{} {} without a CNI error{said}", subject(request), ending(collected.status)),
         )
     })
 }
@@ -258,64 +198,39 @@ fn failure(request: &ExecRequest<'_>, collected: &Collected) -> CniError {
 /// The error object on stdout. The reference plugins print one after their result when the namespace is their own, so the last counts.
 fn own_error(stdout: &[u8]) -> Option<CniError> {
     let documents = serde_json::Deserializer::from_slice(stdout).into_iter::<Value>();
-    documents
-        .map_while(Result::ok)
-        .filter_map(|value| CniError::from_json(&value))
-        .last()
+    documents.map_while(Result::ok).filter_map(|value| CniError::from_json(&value)).last()
 }
 
-fn interrupted(
-    request: &ExecRequest<'_>,
-    interruption: &Interruption,
-    after: Duration,
-) -> CniError {
+fn interrupted(request: &ExecRequest<'_>, interruption: &Interruption, after: Duration) -> CniError {
     let subject = subject(request);
     match interruption {
         Interruption::Deadline { stderr } => {
-            let said = last_words(stderr)
-                .map(|line| format!("; it said: {line}"))
-                .unwrap_or_default();
+            let said = last_words(stderr).map(|line| format!("; it said: {line}")).unwrap_or_default();
             CniError::new(
                 code::DELEGATE,
-                format!(
-                    "{subject} was killed: it did not end in {:.1} s{said}",
-                    after.as_secs_f64()
-                ),
+                format!("{subject} was killed: it did not end in {:.1} s{said}", after.as_secs_f64()),
             )
             .with_details("find out what it waits for, or raise \"timeoutSeconds\"")
         }
         Interruption::TooMuchOutput => CniError::new(
             code::DELEGATE,
-            format!(
-                "{subject} was killed: it printed more than {} MiB",
-                process_group::STDOUT_MAX >> 20
-            ),
+            format!("{subject} was killed: it printed more than {} MiB", process_group::STDOUT_MAX >> 20),
         ),
-        Interruption::Io(error) => CniError::new(
-            code::IO,
-            format!("{subject} was killed: cannot talk to it: {error}"),
-        ),
+        Interruption::Io(error) => CniError::new(code::IO, format!("{subject} was killed: cannot talk to it: {error}")),
     }
 }
 
 fn cannot_start(request: &ExecRequest<'_>, error: &io::Error) -> CniError {
     let error = CniError::new(
         code::DELEGATE,
-        format!(
-            "cannot start {} for {}: {error}",
-            request.plugin.display(),
-            request.command
-        ),
+        format!("cannot start {} for {}: {error}", request.plugin.display(), request.command),
     );
     error.with_details("check the program, its interpreter and its permissions")
 }
 
 /// "plugin macvlan: ADD", the start of each message.
 fn subject(request: &ExecRequest<'_>) -> String {
-    let name = request
-        .plugin
-        .file_name()
-        .unwrap_or(request.plugin.as_os_str());
+    let name = request.plugin.file_name().unwrap_or(request.plugin.as_os_str());
     format!("plugin {}: {}", name.display(), request.command)
 }
 
@@ -334,21 +249,13 @@ fn last_words(stderr: &[u8]) -> Option<String> {
     const LONGEST: usize = 200;
     let text = String::from_utf8_lossy(stderr);
     let line = text.lines().map(str::trim).rfind(|line| !line.is_empty())?;
-    Some(
-        line.chars()
-            .map(|c| if c.is_control() { ' ' } else { c })
-            .take(LONGEST)
-            .collect(),
-    )
+    Some(line.chars().map(|c| if c.is_control() { ' ' } else { c }).take(LONGEST).collect())
 }
 
 /// Passes on what the plugin wrote to stderr, as far as it was kept.
 fn forward(request: &ExecRequest<'_>, collected: &Collected) {
     let plugin = subject(request);
-    for line in String::from_utf8_lossy(&collected.stderr)
-        .lines()
-        .filter(|line| !line.trim().is_empty())
-    {
+    for line in String::from_utf8_lossy(&collected.stderr).lines().filter(|line| !line.trim().is_empty()) {
         if collected.status.success() {
             tracing::info!("{plugin}: {}", line.escape_debug());
         } else {

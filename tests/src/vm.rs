@@ -141,10 +141,7 @@ impl Machine {
     pub fn run(&self, program_in_guest: &str, args: &[&str], timeout: Duration) -> Result<Outcome> {
         let work = TempDir::new().context("cannot make a folder for the virtual machine")?;
         let initramfs = work.path().join("initramfs");
-        let command: Vec<&str> = [program_in_guest]
-            .into_iter()
-            .chain(args.iter().copied())
-            .collect();
+        let command: Vec<&str> = [program_in_guest].into_iter().chain(args.iter().copied()).collect();
         let bytes = self.write_initramfs(&initramfs, &command)?;
         let wires = Wires::new(&work);
         let mut qemu = self.start(&initramfs, bytes, &wires)?;
@@ -165,15 +162,8 @@ impl Machine {
         let binary = static_build::test(name)?;
         self.file(&binary, TEST_BINARY);
         let outcome = self.run(TEST_BINARY, &["--ignored", filter], timeout)?;
-        ensure!(
-            outcome.exit_code == 0,
-            "tests failed in the virtual machine:\n{}",
-            outcome.output
-        );
-        ensure!(
-            !outcome.output.contains("\nrunning 0 tests\n"),
-            "no ignored test of {name} matches {filter:?}"
-        );
+        ensure!(outcome.exit_code == 0, "tests failed in the virtual machine:\n{}", outcome.output);
+        ensure!(!outcome.output.contains("\nrunning 0 tests\n"), "no ignored test of {name} matches {filter:?}");
         Ok(outcome)
     }
 
@@ -189,28 +179,12 @@ impl Machine {
             archive.host(&library, &library)?;
         }
         for module in &modules {
-            archive.bytes(
-                &Path::new(guest::MODULES).join(&module.name),
-                module.load()?,
-            );
+            archive.bytes(&Path::new(guest::MODULES).join(&module.name), module.load()?);
         }
-        archive.bytes(
-            guest::MODULE_ORDER.as_ref(),
-            guest::join(modules.iter().map(|module| module.name.as_str())),
-        );
-        archive.bytes(
-            guest::COMMAND.as_ref(),
-            guest::join(command.iter().copied()),
-        );
-        let environment: Vec<String> = self
-            .environment
-            .iter()
-            .map(|(name, value)| format!("{name}={value}"))
-            .collect();
-        archive.bytes(
-            guest::ENVIRONMENT.as_ref(),
-            guest::join(environment.iter().map(String::as_str)),
-        );
+        archive.bytes(guest::MODULE_ORDER.as_ref(), guest::join(modules.iter().map(|module| module.name.as_str())));
+        archive.bytes(guest::COMMAND.as_ref(), guest::join(command.iter().copied()));
+        let environment: Vec<String> = self.environment.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        archive.bytes(guest::ENVIRONMENT.as_ref(), guest::join(environment.iter().map(String::as_str)));
         archive.write(path)
     }
 
@@ -222,12 +196,7 @@ impl Machine {
             .args(["--pdeathsig", "KILL", QEMU])
             .args(QEMU_ARGUMENTS.split_whitespace())
             .args(["-m", &format!("{megabytes}M"), "-append", KERNEL_ARGUMENTS])
-            .args([
-                "-serial",
-                &chardev(&wires.console),
-                "-serial",
-                &chardev(&wires.output),
-            ])
+            .args(["-serial", &chardev(&wires.console), "-serial", &chardev(&wires.output)])
             .args(["-kernel".as_ref(), self.kernel.as_os_str()])
             .args(["-initrd".as_ref(), initramfs.as_os_str()])
             .stdin(Stdio::null())
@@ -247,21 +216,13 @@ struct Wires {
 
 impl Wires {
     fn new(work: &TempDir) -> Self {
-        let [console, output, qemu] =
-            ["console", "output", "qemu"].map(|name| work.path().join(name));
-        Self {
-            console,
-            output,
-            qemu,
-        }
+        let [console, output, qemu] = ["console", "output", "qemu"].map(|name| work.path().join(name));
+        Self { console, output, qemu }
     }
 
     fn outcome(&self) -> Result<Outcome> {
         match guest::Ending::find(&read(&self.output)) {
-            Some((output, guest::Ending::Exited(exit_code))) => Ok(Outcome {
-                exit_code,
-                output: output.to_owned(),
-            }),
+            Some((output, guest::Ending::Exited(exit_code))) => Ok(Outcome { exit_code, output: output.to_owned() }),
             Some((_, guest::Ending::Failed(reason))) => {
                 bail!("the virtual machine cannot run the program: {reason}")
             }
@@ -295,45 +256,30 @@ fn ends_within(qemu: &mut Child, timeout: Duration) -> Result<bool> {
 }
 
 fn workspace() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .unwrap_or(Path::new("/"))
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("/"))
 }
 
 /// The folder of a package that `tests/setup.sh` has unpacked to its end.
 fn unpacked(debian: &Path, package: &str) -> Result<PathBuf> {
     let folder = debian.join(package);
-    ensure!(
-        folder.join(".complete").exists(),
-        "{} is missing or incomplete: run tests/setup.sh",
-        folder.display()
-    );
+    ensure!(folder.join(".complete").exists(), "{} is missing or incomplete: run tests/setup.sh", folder.display());
     Ok(folder)
 }
 
 fn only_entry(folder: &Path, prefix: &str) -> Result<PathBuf> {
-    let unreadable = || {
-        format!(
-            "cannot read {}: remove target/debian and run tests/setup.sh",
-            folder.display()
-        )
-    };
+    let unreadable = || format!("cannot read {}: remove target/debian and run tests/setup.sh", folder.display());
     for entry in fs::read_dir(folder).with_context(unreadable)? {
         let entry = entry.with_context(unreadable)?;
         if entry.file_name().to_string_lossy().starts_with(prefix) {
             return Ok(entry.path());
         }
     }
-    bail!(
-        "{} holds no {prefix}*: remove target/debian and run tests/setup.sh",
-        folder.display()
-    )
+    bail!("{} holds no {prefix}*: remove target/debian and run tests/setup.sh", folder.display())
 }
 
 fn on_path(program: &str) -> bool {
-    std::env::var_os("PATH").is_some_and(|path| {
-        std::env::split_paths(&path).any(|folder| folder.join(program).is_file())
-    })
+    std::env::var_os("PATH")
+        .is_some_and(|path| std::env::split_paths(&path).any(|folder| folder.join(program).is_file()))
 }
 
 /// QEMU takes a comma in a value when it is doubled.
@@ -342,9 +288,7 @@ fn chardev(path: &Path) -> String {
 }
 
 fn read(path: &Path) -> String {
-    fs::read(path)
-        .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
-        .unwrap_or_default()
+    fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
 }
 
 fn tail(text: &str) -> String {

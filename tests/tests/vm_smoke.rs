@@ -10,12 +10,7 @@ use musubi_tests::vm::{CNI_BIN, Machine, Outcome};
 const ENOUGH: Duration = Duration::from_secs(60);
 
 /// Runs a script of the host's `sh` in the machine, with `programs` of the host beside it.
-fn script(
-    machine: &mut Machine,
-    programs: &[&str],
-    script: &str,
-    timeout: Duration,
-) -> Result<Outcome> {
+fn script(machine: &mut Machine, programs: &[&str], script: &str, timeout: Duration) -> Result<Outcome> {
     for program in ["/bin/sh"].iter().chain(programs) {
         machine.file(Path::new(program), program);
     }
@@ -26,45 +21,13 @@ fn script(
 fn boots_fast_with_every_kind_of_interface() {
     let mut machine = Machine::new().unwrap();
     let started = Instant::now();
-    let outcome = script(
-        &mut machine,
-        &["/bin/cat"],
-        "cat /proc/modules /proc/uptime /proc/version",
-        ENOUGH,
-    )
-    .unwrap();
-    println!(
-        "boot, one program, power off: {:.1} s",
-        started.elapsed().as_secs_f32()
-    );
-    println!(
-        "uptime and version: {}",
-        outcome
-            .output
-            .lines()
-            .rev()
-            .take(2)
-            .collect::<Vec<_>>()
-            .join("; ")
-    );
+    let outcome = script(&mut machine, &["/bin/cat"], "cat /proc/modules /proc/uptime /proc/version", ENOUGH).unwrap();
+    println!("boot, one program, power off: {:.1} s", started.elapsed().as_secs_f32());
+    println!("uptime and version: {}", outcome.output.lines().rev().take(2).collect::<Vec<_>>().join("; "));
 
     assert_eq!(outcome.exit_code, 0, "{}", outcome.output);
-    for module in [
-        "ipvlan",
-        "macvlan",
-        "8021q",
-        "dummy",
-        "bridge",
-        "veth",
-        "vxlan",
-        "nf_tables",
-        "nft_masq",
-        "vrf",
-    ] {
-        let loaded = outcome
-            .output
-            .lines()
-            .any(|line| line.starts_with(&format!("{module} ")));
+    for module in ["ipvlan", "macvlan", "8021q", "dummy", "bridge", "veth", "vxlan", "nf_tables", "nft_masq", "vrf"] {
+        let loaded = outcome.output.lines().any(|line| line.starts_with(&format!("{module} ")));
         assert!(loaded, "{module} is not loaded:\n{}", outcome.output);
     }
 }
@@ -81,14 +44,7 @@ fn output_and_exit_code_come_back_as_they_were() {
     machine.env("TOLD", "a b");
     for (line, exit_code, output) in cases {
         let outcome = script(&mut machine, &[], line, ENOUGH).unwrap();
-        assert_eq!(
-            outcome,
-            Outcome {
-                exit_code,
-                output: output.into()
-            },
-            "{line}"
-        );
+        assert_eq!(outcome, Outcome { exit_code, output: output.into() }, "{line}");
     }
 }
 
@@ -96,23 +52,14 @@ fn output_and_exit_code_come_back_as_they_were() {
 fn a_machine_that_does_not_end_well_is_an_error() {
     let cases = [
         ("echo c > /proc/sysrq-trigger", ENOUGH, "Kernel panic"),
-        (
-            "echo working; while :; do :; done",
-            Duration::from_secs(8),
-            "working",
-        ),
+        ("echo working; while :; do :; done", Duration::from_secs(8), "working"),
     ];
     let mut machine = Machine::new().unwrap();
     for (line, timeout, complaint) in cases {
-        let error = script(&mut machine, &[], line, timeout)
-            .unwrap_err()
-            .to_string();
+        let error = script(&mut machine, &[], line, timeout).unwrap_err().to_string();
         assert!(error.contains(complaint), "{line}: {error}");
     }
-    let error = machine
-        .run("/no/such", &[], ENOUGH)
-        .unwrap_err()
-        .to_string();
+    let error = machine.run("/no/such", &[], ENOUGH).unwrap_err().to_string();
     assert!(error.contains("start /no/such: No such file"), "{error}");
 }
 
@@ -146,30 +93,14 @@ END
         .env("CNI_NETNS", "/run/netns/pod")
         .env("CNI_PATH", CNI_BIN)
         .module("ifb");
-    let outcome = script(
-        &mut machine,
-        &["/bin/mkdir", "/usr/bin/unshare", "/bin/true", "/bin/cat"],
-        &lines,
-        ENOUGH,
-    )
-    .unwrap();
+    let outcome =
+        script(&mut machine, &["/bin/mkdir", "/usr/bin/unshare", "/bin/true", "/bin/cat"], &lines, ENOUGH).unwrap();
 
     assert_eq!(outcome.exit_code, 0, "{}", outcome.output);
-    assert!(
-        outcome.output.ends_with("filtering 1\n"),
-        "br0 does not filter VLANs:\n{}",
-        outcome.output
-    );
+    assert!(outcome.output.ends_with("filtering 1\n"), "br0 does not filter VLANs:\n{}", outcome.output);
     for (number, (kind, _)) in cases.iter().enumerate() {
-        for wanted in [
-            format!(r#""name": "net{number}""#),
-            format!(r#""address": "10.0.{number}.2/24""#),
-        ] {
-            assert!(
-                outcome.output.contains(&wanted),
-                "{kind}: no {wanted} in\n{}",
-                outcome.output
-            );
+        for wanted in [format!(r#""name": "net{number}""#), format!(r#""address": "10.0.{number}.2/24""#)] {
+            assert!(outcome.output.contains(&wanted), "{kind}: no {wanted} in\n{}", outcome.output);
         }
     }
 }
@@ -177,24 +108,12 @@ END
 #[test]
 fn tests_of_this_file_run_in_the_machine() {
     let mut machine = Machine::new().unwrap();
-    let outcome = machine
-        .run_tests("vm_smoke", "in_the_machine::passes", ENOUGH)
-        .unwrap();
-    assert!(
-        outcome.output.contains("1 passed; 0 failed"),
-        "{}",
-        outcome.output
-    );
+    let outcome = machine.run_tests("vm_smoke", "in_the_machine::passes", ENOUGH).unwrap();
+    assert!(outcome.output.contains("1 passed; 0 failed"), "{}", outcome.output);
 
-    let failed = machine
-        .run_tests("vm_smoke", "in_the_machine::fails", ENOUGH)
-        .unwrap_err()
-        .to_string();
+    let failed = machine.run_tests("vm_smoke", "in_the_machine::fails", ENOUGH).unwrap_err().to_string();
     assert!(failed.contains("only on purpose"), "{failed}");
-    let none = machine
-        .run_tests("vm_smoke", "in_the_machine::absent", ENOUGH)
-        .unwrap_err()
-        .to_string();
+    let none = machine.run_tests("vm_smoke", "in_the_machine::absent", ENOUGH).unwrap_err().to_string();
     assert!(none.contains("in_the_machine::absent"), "{none}");
 }
 

@@ -15,18 +15,13 @@ use nix::kmod::{ModuleInitFlags, finit_module};
 use nix::libc;
 use nix::mount::{MsFlags, mount};
 use nix::sys::reboot::{RebootMode, reboot};
-use nix::sys::socket::{
-    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, recv, sendto, socket,
-};
+use nix::sys::socket::{AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, recv, sendto, socket};
 use nix::sys::termios::{SetArg, cfmakeraw, tcdrain, tcgetattr, tcsetattr};
 use nix::sys::wait::{WaitStatus, wait};
 use nix::unistd::Pid;
 
 fn main() -> Result<()> {
-    ensure!(
-        std::process::id() == 1,
-        "vm-init is process 1 of a virtual machine and nothing else"
-    );
+    ensure!(std::process::id() == 1, "vm-init is process 1 of a virtual machine and nothing else");
     mount_all()?;
     let mut output = open_output()?;
     let ending = run(&output).unwrap_or_else(|error| Ending::Failed(format!("{error:#}")));
@@ -49,14 +44,8 @@ fn mount_all() -> Result<()> {
     ];
     for (kind, folder) in file_systems {
         fs::create_dir_all(folder).with_context(|| format!("mkdir {folder}"))?;
-        mount(
-            Some(kind),
-            folder,
-            Some(kind),
-            MsFlags::empty(),
-            None::<&str>,
-        )
-        .with_context(|| format!("mount {folder}"))?;
+        mount(Some(kind), folder, Some(kind), MsFlags::empty(), None::<&str>)
+            .with_context(|| format!("mount {folder}"))?;
     }
     Ok(())
 }
@@ -84,8 +73,7 @@ fn run(output: &File) -> Result<Ending> {
 
 fn load_modules() -> Result<()> {
     for name in guest::split(&read(guest::MODULE_ORDER)?) {
-        let file = File::open(Path::new(guest::MODULES).join(name))
-            .with_context(|| format!("open module {name}"))?;
+        let file = File::open(Path::new(guest::MODULES).join(name)).with_context(|| format!("open module {name}"))?;
         match finit_module(&file, c"", ModuleInitFlags::empty()) {
             Ok(()) | Err(Errno::EEXIST) => {}
             Err(error) => bail!("load module {name}: {error}"),
@@ -108,18 +96,8 @@ fn bring_up_loopback() -> Result<()> {
     request.extend(up.to_ne_bytes());
     request.extend(up.to_ne_bytes());
 
-    let netlink = socket(
-        AddressFamily::Netlink,
-        SockType::Raw,
-        SockFlag::SOCK_CLOEXEC,
-        SockProtocol::NetlinkRoute,
-    )?;
-    sendto(
-        netlink.as_raw_fd(),
-        &request,
-        &NetlinkAddr::new(0, 0),
-        MsgFlags::empty(),
-    )?;
+    let netlink = socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::NetlinkRoute)?;
+    sendto(netlink.as_raw_fd(), &request, &NetlinkAddr::new(0, 0), MsgFlags::empty())?;
     let mut answer = [0; 64];
     let length = recv(netlink.as_raw_fd(), &mut answer, MsgFlags::empty())?;
     ensure!(length >= 20, "the kernel's answer is too short");
@@ -130,24 +108,14 @@ fn bring_up_loopback() -> Result<()> {
 
 fn start(output: &File) -> Result<Pid> {
     let command = read(guest::COMMAND)?;
-    let (program, arguments) = guest::split(&command)
-        .split_first()
-        .map(|(first, rest)| (*first, rest.to_vec()))
-        .context("no command")?;
+    let (program, arguments) =
+        guest::split(&command).split_first().map(|(first, rest)| (*first, rest.to_vec())).context("no command")?;
     let environment = read(guest::ENVIRONMENT)?;
     let child = Command::new(program)
         .args(arguments)
         .env_clear()
-        .envs([
-            ("PATH", "/usr/sbin:/usr/bin:/sbin:/bin"),
-            ("HOME", "/"),
-            (guest::INSIDE, "1"),
-        ])
-        .envs(
-            guest::split(&environment)
-                .into_iter()
-                .filter_map(|pair| pair.split_once('=')),
-        )
+        .envs([("PATH", "/usr/sbin:/usr/bin:/sbin:/bin"), ("HOME", "/"), (guest::INSIDE, "1")])
+        .envs(guest::split(&environment).into_iter().filter_map(|pair| pair.split_once('=')))
         .stdin(Stdio::null())
         .stdout(output.try_clone()?)
         .stderr(output.try_clone()?)

@@ -27,11 +27,7 @@ pub fn inside() -> bool {
 /// One string after the other, each ended by a zero byte.
 #[must_use]
 pub fn join<'a>(strings: impl IntoIterator<Item = &'a str>) -> Vec<u8> {
-    strings
-        .into_iter()
-        .flat_map(|string| [string, "\0"])
-        .collect::<String>()
-        .into_bytes()
+    strings.into_iter().flat_map(|string| [string, "\0"]).collect::<String>().into_bytes()
 }
 
 /// The strings that [`join`] was given.
@@ -78,12 +74,7 @@ mod tests {
 
     #[test]
     fn what_is_joined_is_split_again() {
-        for strings in [
-            vec![],
-            vec![""],
-            vec!["a"],
-            vec!["a", "", "two words\n", "é"],
-        ] {
+        for strings in [vec![], vec![""], vec!["a"], vec!["a", "", "two words\n", "é"]] {
             let joined = String::from_utf8(join(strings.iter().copied())).unwrap();
             assert_eq!(split(&joined), strings);
         }
@@ -92,14 +83,8 @@ mod tests {
     #[test]
     fn the_ending_is_parted_from_output_that_has_no_last_newline() {
         let failed = Ending::Failed("no such file".into());
-        assert_eq!(
-            Ending::find(&format!("text{}\n", Ending::Exited(3))),
-            Some(("text", Ending::Exited(3)))
-        );
-        assert_eq!(
-            Ending::find(&format!("a\nb\n{failed}\n")),
-            Some(("a\nb\n", failed))
-        );
+        assert_eq!(Ending::find(&format!("text{}\n", Ending::Exited(3))), Some(("text", Ending::Exited(3))));
+        assert_eq!(Ending::find(&format!("a\nb\n{failed}\n")), Some(("a\nb\n", failed)));
     }
 
     #[test]

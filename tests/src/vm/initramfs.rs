@@ -29,12 +29,7 @@ enum Entry {
 impl Initramfs {
     /// Adds a file of the host, or a folder and all that is in it; links are followed.
     pub(super) fn host(&mut self, guest: &Path, host: &Path) -> Result<()> {
-        let unreadable = || {
-            format!(
-                "cannot read {}, which goes into the virtual machine",
-                host.display()
-            )
-        };
+        let unreadable = || format!("cannot read {}, which goes into the virtual machine", host.display());
         if !fs::metadata(host).with_context(unreadable)?.is_dir() {
             self.add(guest, Entry::Host(host.to_owned()));
             return Ok(());
@@ -61,19 +56,12 @@ impl Initramfs {
     /// Returns the archive's size in bytes.
     pub(super) fn write(&self, path: &Path) -> Result<u64> {
         let unwritable = || format!("cannot write {}", path.display());
-        let mut archive = Archive {
-            to: BufWriter::new(File::create(path).with_context(unwritable)?),
-            written: 0,
-            inode: 0,
-        };
+        let mut archive =
+            Archive { to: BufWriter::new(File::create(path).with_context(unwritable)?), written: 0, inode: 0 };
         for (guest, entry) in &self.0 {
-            archive
-                .entry(guest, entry)
-                .with_context(|| format!("cannot archive {}", guest.display()))?;
+            archive.entry(guest, entry).with_context(|| format!("cannot archive {}", guest.display()))?;
         }
-        archive
-            .member(TRAILER, 0, 0, &mut io::empty())
-            .with_context(unwritable)?;
+        archive.member(TRAILER, 0, 0, &mut io::empty()).with_context(unwritable)?;
         archive.to.flush().with_context(unwritable)?;
         Ok(archive.written)
     }
@@ -81,11 +69,7 @@ impl Initramfs {
     /// Paths lose their leading slash; the folders above come along.
     fn add(&mut self, guest: &Path, entry: Entry) {
         let guest = guest.strip_prefix("/").unwrap_or(guest);
-        for parent in guest
-            .ancestors()
-            .skip(1)
-            .filter(|parent| !parent.as_os_str().is_empty())
-        {
+        for parent in guest.ancestors().skip(1).filter(|parent| !parent.as_os_str().is_empty()) {
             self.0.entry(parent.to_owned()).or_insert(Entry::Folder);
         }
         self.0.insert(guest.to_owned(), entry);
@@ -103,49 +87,27 @@ impl<W: Write> Archive<W> {
         let name = guest.to_str().context("the name is not UTF-8")?;
         match entry {
             Entry::Folder => self.member(name, FOLDER | 0o755, 0, &mut io::empty()),
-            Entry::Bytes(bytes) => self.member(
-                name,
-                REGULAR | 0o644,
-                bytes.len() as u64,
-                &mut bytes.as_slice(),
-            ),
+            Entry::Bytes(bytes) => self.member(name, REGULAR | 0o644, bytes.len() as u64, &mut bytes.as_slice()),
             Entry::Host(path) => {
                 let mut file = File::open(path)?;
                 let metadata = file.metadata()?;
-                self.member(
-                    name,
-                    REGULAR | metadata.permissions().mode() & 0o7777,
-                    metadata.len(),
-                    &mut file,
-                )
+                self.member(name, REGULAR | metadata.permissions().mode() & 0o7777, metadata.len(), &mut file)
             }
         }
     }
 
-    fn member(
-        &mut self,
-        name: &str,
-        mode: u32,
-        size: u64,
-        content: &mut dyn io::Read,
-    ) -> Result<()> {
+    fn member(&mut self, name: &str, mode: u32, size: u64, content: &mut dyn io::Read) -> Result<()> {
         self.inode += 1;
         let size = u32::try_from(size).context("larger than the 4 GiB that newc can say")?;
         let name_size = u32::try_from(name.len() + 1)?;
         // ino mode uid gid nlink mtime filesize devmajor devminor rdevmajor rdevminor namesize check
         let numbers = [self.inode, mode, 0, 0, 1, 0, size, 0, 0, 0, 0, name_size, 0];
-        let header: String = numbers
-            .iter()
-            .map(|number| format!("{number:08X}"))
-            .collect();
+        let header: String = numbers.iter().map(|number| format!("{number:08X}")).collect();
         write!(self.to, "070701{header}{name}\0")?;
         self.written += HEADER + u64::from(name_size);
         self.pad()?;
         let copied = io::copy(content, &mut self.to)?;
-        ensure!(
-            copied == u64::from(size),
-            "the file changed while it was read"
-        );
+        ensure!(copied == u64::from(size), "the file changed while it was read");
         self.written += copied;
         self.pad()
     }
@@ -167,24 +129,16 @@ mod tests {
     fn read_back(archive: &[u8]) -> Vec<(String, Vec<u8>)> {
         let number = |at: usize, field: usize| {
             let start = at + 6 + field * 8;
-            u32::from_str_radix(std::str::from_utf8(&archive[start..start + 8]).unwrap(), 16)
-                .unwrap()
+            u32::from_str_radix(std::str::from_utf8(&archive[start..start + 8]).unwrap(), 16).unwrap()
         };
         let mut members = Vec::new();
         let mut at = 0;
         while at < archive.len() {
             assert_eq!(&archive[at..at + 6], b"070701");
-            let (mode, size, name_size) = (
-                number(at, 1),
-                number(at, 6) as usize,
-                number(at, 11) as usize,
-            );
+            let (mode, size, name_size) = (number(at, 1), number(at, 6) as usize, number(at, 11) as usize);
             let name = std::str::from_utf8(&archive[at + 110..at + 110 + name_size - 1]).unwrap();
             let content = (at + 110 + name_size).next_multiple_of(4);
-            members.push((
-                format!("{name} {mode:o} {size}"),
-                archive[content..content + size].to_vec(),
-            ));
+            members.push((format!("{name} {mode:o} {size}"), archive[content..content + size].to_vec()));
             at = (content + size).next_multiple_of(4);
         }
         members
@@ -220,9 +174,7 @@ mod tests {
 
     #[test]
     fn a_missing_file_is_named() {
-        let error = Initramfs::default()
-            .host("/x".as_ref(), "/no/such/file".as_ref())
-            .unwrap_err();
+        let error = Initramfs::default().host("/x".as_ref(), "/no/such/file".as_ref()).unwrap_err();
         assert!(error.to_string().contains("/no/such/file"), "{error}");
     }
 }

@@ -30,16 +30,9 @@ fn is_elf(file: &Path) -> Result<bool> {
 
 /// ldd fails on a static program; that program needs nothing.
 fn libraries(program: &Path) -> Result<Vec<PathBuf>> {
-    let ldd = Command::new("ldd")
-        .arg(program)
-        .output()
-        .context("cannot run ldd (Debian package libc-bin)")?;
+    let ldd = Command::new("ldd").arg(program).output().context("cannot run ldd (Debian package libc-bin)")?;
     let list = String::from_utf8_lossy(&ldd.stdout);
-    ensure!(
-        !list.contains("not found"),
-        "{} needs a library that is not installed:\n{list}",
-        program.display()
-    );
+    ensure!(!list.contains("not found"), "{} needs a library that is not installed:\n{list}", program.display());
     if !ldd.status.success() {
         return Ok(Vec::new());
     }
@@ -48,9 +41,7 @@ fn libraries(program: &Path) -> Result<Vec<PathBuf>> {
 
 /// `libc.so.6 => /lib/libc.so.6 (0x…)`, or `/lib64/ld-linux-x86-64.so.2 (0x…)` for the loader.
 fn paths(list: &str) -> impl Iterator<Item = PathBuf> {
-    list.split_whitespace()
-        .filter(|word| word.starts_with('/'))
-        .map(PathBuf::from)
+    list.split_whitespace().filter(|word| word.starts_with('/')).map(PathBuf::from)
 }
 
 #[cfg(test)]
@@ -59,13 +50,9 @@ mod tests {
 
     #[test]
     fn a_dynamic_program_brings_its_libraries_and_its_loader() {
-        let needed =
-            needed_by([Path::new("/bin/sh"), Path::new("/etc/hostname")].into_iter()).unwrap();
+        let needed = needed_by([Path::new("/bin/sh"), Path::new("/etc/hostname")].into_iter()).unwrap();
         for name in ["libc.so.6", "ld-linux-x86-64.so.2"] {
-            assert!(
-                needed.iter().any(|path| path.ends_with(name)),
-                "{name} is not in {needed:?}"
-            );
+            assert!(needed.iter().any(|path| path.ends_with(name)), "{name} is not in {needed:?}");
         }
     }
 }

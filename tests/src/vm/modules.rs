@@ -29,23 +29,12 @@ impl Module {
     /// The module as the kernel takes it, uncompressed.
     pub(super) fn load(&self) -> Result<Vec<u8>> {
         let unreadable = || format!("cannot read the kernel module {}", self.path.display());
-        if self
-            .path
-            .extension()
-            .is_none_or(|extension| extension != "xz")
-        {
+        if self.path.extension().is_none_or(|extension| extension != "xz") {
             return fs::read(&self.path).with_context(unreadable);
         }
-        let unpacked = Command::new("xz")
-            .arg("-dc")
-            .arg(&self.path)
-            .output()
-            .context("cannot run xz: run tests/setup.sh")?;
-        ensure!(
-            unpacked.status.success(),
-            "xz cannot unpack {}",
-            self.path.display()
-        );
+        let unpacked =
+            Command::new("xz").arg("-dc").arg(&self.path).output().context("cannot run xz: run tests/setup.sh")?;
+        ensure!(unpacked.status.success(), "xz cannot unpack {}", self.path.display());
         Ok(unpacked.stdout)
     }
 
@@ -59,15 +48,8 @@ impl ModuleFolder {
         let mut files = BTreeMap::new();
         collect(&folder.join("kernel"), &mut files)?;
         let list = folder.join("modules.builtin");
-        let built_in =
-            fs::read_to_string(&list).with_context(|| format!("cannot read {}", list.display()))?;
-        Ok(Self {
-            files,
-            built_in: built_in
-                .lines()
-                .filter_map(|line| module_name(line.as_ref()))
-                .collect(),
-        })
+        let built_in = fs::read_to_string(&list).with_context(|| format!("cannot read {}", list.display()))?;
+        Ok(Self { files, built_in: built_in.lines().filter_map(|line| module_name(line.as_ref())).collect() })
     }
 
     /// The modules named and all that they depend on, each after its dependencies; what the kernel has built in is left out.
@@ -84,13 +66,8 @@ impl ModuleFolder {
         if self.built_in.contains(&name) || ordered.iter().any(|module| module.name == name) {
             return Ok(());
         }
-        let Some(path) = self.files.get(&name) else {
-            bail!("the virtual machine's kernel has no module {name}")
-        };
-        let module = Module {
-            name,
-            path: path.clone(),
-        };
+        let Some(path) = self.files.get(&name) else { bail!("the virtual machine's kernel has no module {name}") };
+        let module = Module { name, path: path.clone() };
         for dependency in module.depends()? {
             self.visit(&dependency, ordered)?;
         }
@@ -100,9 +77,7 @@ impl ModuleFolder {
 }
 
 fn collect(folder: &Path, files: &mut BTreeMap<String, PathBuf>) -> Result<()> {
-    for entry in
-        fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))?
-    {
+    for entry in fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))? {
         let path = entry?.path();
         if path.is_dir() {
             collect(&path, files)?;
@@ -116,29 +91,16 @@ fn collect(folder: &Path, files: &mut BTreeMap<String, PathBuf>) -> Result<()> {
 /// `kernel/net/nft-x.ko.xz` is the module `nft_x`.
 fn module_name(path: &Path) -> Option<String> {
     let file = path.file_name()?.to_str()?;
-    let name = file
-        .strip_suffix(".xz")
-        .unwrap_or(file)
-        .strip_suffix(".ko")?;
+    let name = file.strip_suffix(".xz").unwrap_or(file).strip_suffix(".ko")?;
     Some(name.replace('-', "_"))
 }
 
 fn depends(module: &[u8]) -> Vec<String> {
-    let Some(start) = module
-        .windows(DEPENDS.len())
-        .position(|window| window == DEPENDS)
-    else {
+    let Some(start) = module.windows(DEPENDS.len()).position(|window| window == DEPENDS) else {
         return Vec::new();
     };
-    let list = module[start + DEPENDS.len()..]
-        .split(|byte| *byte == 0)
-        .next()
-        .unwrap_or_default();
-    String::from_utf8_lossy(list)
-        .split(',')
-        .filter(|name| !name.is_empty())
-        .map(str::to_owned)
-        .collect()
+    let list = module[start + DEPENDS.len()..].split(|byte| *byte == 0).next().unwrap_or_default();
+    String::from_utf8_lossy(list).split(',').filter(|name| !name.is_empty()).map(str::to_owned).collect()
 }
 
 #[cfg(test)]
@@ -163,37 +125,19 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let net = folder.path().join("kernel/net");
         fs::create_dir_all(&net).unwrap();
-        fs::write(
-            folder.path().join("modules.builtin"),
-            "kernel/lib/crc-base.ko\n",
-        )
-        .unwrap();
-        for (file, depends) in [
-            ("br-idge.ko", "stp,crc_base"),
-            ("stp.ko", "llc"),
-            ("llc.ko", ""),
-            ("garp.ko", "stp,llc"),
-        ] {
-            fs::write(
-                net.join(file),
-                format!("ELF\0license=GPL\0depends={depends}\0name=x\0"),
-            )
-            .unwrap();
+        fs::write(folder.path().join("modules.builtin"), "kernel/lib/crc-base.ko\n").unwrap();
+        for (file, depends) in
+            [("br-idge.ko", "stp,crc_base"), ("stp.ko", "llc"), ("llc.ko", ""), ("garp.ko", "stp,llc")]
+        {
+            fs::write(net.join(file), format!("ELF\0license=GPL\0depends={depends}\0name=x\0")).unwrap();
         }
         let modules = ModuleFolder::read(folder.path()).unwrap();
 
         let order = |names: &[&str]| -> Result<Vec<String>> {
             let names: Vec<String> = names.iter().map(ToString::to_string).collect();
-            Ok(modules
-                .with_dependencies(&names)?
-                .into_iter()
-                .map(|module| module.name)
-                .collect())
+            Ok(modules.with_dependencies(&names)?.into_iter().map(|module| module.name).collect())
         };
-        assert_eq!(
-            order(&["br-idge", "garp"]).unwrap(),
-            ["llc", "stp", "br_idge", "garp"]
-        );
+        assert_eq!(order(&["br-idge", "garp"]).unwrap(), ["llc", "stp", "br_idge", "garp"]);
         assert_eq!(order(&["crc-base"]).unwrap(), [""; 0]);
         assert!(order(&["wifi"]).unwrap_err().to_string().contains("wifi"));
     }

@@ -23,47 +23,21 @@ fn build(kind: &str, name: &str) -> Result<PathBuf> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let flags = std::env::var("RUSTFLAGS").unwrap_or_default();
     let built = Command::new(cargo)
-        .args([
-            "build",
-            "--quiet",
-            "--package",
-            env!("CARGO_PKG_NAME"),
-            kind,
-            name,
-            "--target",
-            TARGET,
-        ])
-        .args([
-            "--message-format",
-            "json-render-diagnostics",
-            "--manifest-path",
-            env!("CARGO_MANIFEST_PATH"),
-        ])
-        .env(
-            "RUSTFLAGS",
-            format!("{flags} -C target-feature=+crt-static"),
-        )
+        .args(["build", "--quiet", "--package", env!("CARGO_PKG_NAME"), kind, name, "--target", TARGET])
+        .args(["--message-format", "json-render-diagnostics", "--manifest-path", env!("CARGO_MANIFEST_PATH")])
+        .env("RUSTFLAGS", format!("{flags} -C target-feature=+crt-static"))
         .env_remove("CARGO_ENCODED_RUSTFLAGS")
         .stderr(Stdio::inherit())
         .output()
         .context("cannot run cargo")?;
-    ensure!(
-        built.status.success(),
-        "cannot build {name} as a static file"
-    );
+    ensure!(built.status.success(), "cannot build {name} as a static file");
     let messages = String::from_utf8_lossy(&built.stdout);
-    messages
-        .lines()
-        .find_map(|line| executable(line, name))
-        .with_context(|| format!("cargo built no {name}"))
+    messages.lines().find_map(|line| executable(line, name)).with_context(|| format!("cargo built no {name}"))
 }
 
 /// The file that cargo says it made for `name`, if this is the message that says so.
 fn executable(message: &str, name: &str) -> Option<PathBuf> {
     let message: Value = serde_json::from_str(message).ok()?;
     let ours = message["target"]["name"] == name;
-    message["executable"]
-        .as_str()
-        .filter(|_| ours)
-        .map(PathBuf::from)
+    message["executable"].as_str().filter(|_| ours).map(PathBuf::from)
 }
