@@ -67,17 +67,16 @@ impl Static {
         self.result(at.conf, at.args)
     }
 
-    /// Whether the result names every address.
+    /// Whether `prevResult`, where there is one, names every address.
     ///
     /// # Errors
     /// The first that it does not (code 100).
-    pub fn check(&self, at: &Attachment<'_>, result: &CniResult) -> Result<(), CniError> {
-        self.compare(&self.result(at.conf, at.args)?, result)
-    }
-
-    fn compare(&self, expected: &CniResult, result: &CniResult) -> Result<(), CniError> {
-        let is_missing = |ip: &&IpConfig| !result.ips.iter().any(|named| named.address == ip.address);
-        match expected.ips.iter().find(is_missing) {
+    pub fn check(&self, at: &Attachment<'_>) -> Result<(), CniError> {
+        let Some(result) = at.prev_result else {
+            return Ok(());
+        };
+        let is_missing = |ip: &IpConfig| !result.ips.iter().any(|named| named.address == ip.address);
+        match self.add(at)?.ips.into_iter().find(is_missing) {
             Some(ip) => Err(CniError::new(code::DELEGATE, format!("static: the result does not name {}", ip.address))),
             None => Ok(()),
         }
