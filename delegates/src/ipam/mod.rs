@@ -122,6 +122,52 @@ impl Ipam {
 }
 
 #[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::testing::{conf, with};
+    use super::*;
+
+    #[test]
+    fn the_type_decides() {
+        let kind = |conf: &NetConf| match Ipam::parse(conf).unwrap() {
+            None => "none".to_string(),
+            Some(Ipam::HostLocal(_)) => "ours: host-local".to_string(),
+            Some(Ipam::Static(_)) => "ours: static".to_string(),
+            Some(Ipam::External(external)) => external.plugin().to_string(),
+        };
+        for (ipam, expected) in [
+            (json!({}), "none"),
+            (json!(null), "none"),
+            (json!({"type": ""}), "none"),
+            (json!({"subnet": "10.0.0.0/8"}), "none"),
+            (json!({"type": "host-local", "subnet": "10.0.0.0/8"}), "ours: host-local"),
+            (json!({"Type": "static"}), "ours: static"),
+            (json!({"type": "whereabouts", "range": "10.0.0.0/8"}), "whereabouts"),
+            (json!({"type": "Static"}), "Static"),
+        ] {
+            assert_eq!(kind(&conf(ipam.clone())), expected, "{ipam}");
+        }
+        assert_eq!(kind(&with(json!({}))), "none");
+    }
+
+    #[test]
+    fn a_wrong_type_is_an_error_before_anything_is_touched() {
+        for (ipam, expected) in [
+            (json!([]), "ipam: must be an object"),
+            (json!("host-local"), "ipam: must be an object"),
+            (json!({"type": 4}), "ipam.type: must be a string"),
+            (json!({"type": "../host-local"}), "ipam.type: must be a plugin's name, without a path"),
+            (json!({"type": ".."}), "ipam.type: must be a plugin's name, without a path"),
+            (json!({"type": "host-local"}), "ipam.ranges: must name at least one range"),
+        ] {
+            let error = Ipam::parse(&conf(ipam.clone())).unwrap_err().to_string();
+            assert!(error.starts_with(expected), "{ipam}: {error}");
+        }
+    }
+}
+
+#[cfg(test)]
 mod testing {
     //! What the tests of all IPAM types need: a configuration, a pod that asks for addresses, and a folder for both's files.
 
