@@ -16,10 +16,7 @@ pub struct InvalidAddress {
 
 impl InvalidAddress {
     fn new(text: &str, problem: &'static str) -> Self {
-        Self {
-            text: text.to_owned(),
-            problem,
-        }
+        Self { text: text.to_owned(), problem }
     }
 }
 
@@ -33,9 +30,8 @@ impl MacAddress {
     /// # Errors
     /// When the text is none of these, or is an address that the kernel gives to no interface: all zero or multicast.
     pub fn parse(text: &str) -> Result<Self, InvalidAddress> {
-        let bytes = octets::<6>(text).ok_or_else(|| {
-            InvalidAddress::new(text, "is not a 6-byte MAC address (like 02:00:00:00:00:01)")
-        })?;
+        let bytes = octets::<6>(text)
+            .ok_or_else(|| InvalidAddress::new(text, "is not a 6-byte MAC address (like 02:00:00:00:00:01)"))?;
         // The kernel's is_valid_ether_addr.
         if bytes[0] & 1 == 1 || bytes == [0; 6] {
             return Err(InvalidAddress::new(
@@ -68,12 +64,9 @@ impl InfinibandGuid {
     /// # Errors
     /// When the text is in none of these forms.
     pub fn parse(text: &str) -> Result<Self, InvalidAddress> {
-        octets(text).map(Self).ok_or_else(|| {
-            InvalidAddress::new(
-                text,
-                "is not an 8-byte InfiniBand GUID (like c2:11:22:33:44:55:66:77)",
-            )
-        })
+        octets(text)
+            .map(Self)
+            .ok_or_else(|| InvalidAddress::new(text, "is not an 8-byte InfiniBand GUID (like c2:11:22:33:44:55:66:77)"))
     }
 
     /// The eight bytes in the order they are written.
@@ -103,27 +96,18 @@ impl RequestedIp {
     /// # Errors
     /// When the text is neither, or the address is one that no interface can have.
     pub fn parse(text: &str) -> Result<Self, InvalidAddress> {
-        const SHAPE: &str =
-            "is not an IP address with or without prefix (like 10.1.0.5/24 or fd00::5)";
+        const SHAPE: &str = "is not an IP address with or without prefix (like 10.1.0.5/24 or fd00::5)";
         let (address, prefix) = match text.split_once('/') {
             Some((address, prefix)) => (address, Some(prefix)),
             None => (text, None),
         };
-        let address: IpAddr = address
-            .parse()
-            .map_err(|_| InvalidAddress::new(text, SHAPE))?;
+        let address: IpAddr = address.parse().map_err(|_| InvalidAddress::new(text, SHAPE))?;
         let prefix_length = match prefix {
             None => None,
-            Some(prefix) => Some(
-                prefix_length(prefix, address).ok_or_else(|| InvalidAddress::new(text, SHAPE))?,
-            ),
+            Some(prefix) => Some(prefix_length(prefix, address).ok_or_else(|| InvalidAddress::new(text, SHAPE))?),
         };
         unicast(address, text)?;
-        Ok(Self {
-            address,
-            prefix_length,
-            written: text.to_owned(),
-        })
+        Ok(Self { address, prefix_length, written: text.to_owned() })
     }
 
     /// The address alone.
@@ -145,12 +129,9 @@ impl fmt::Display for RequestedIp {
 
 /// The address of a gateway, without prefix.
 pub(crate) fn parse_gateway(text: &str) -> Result<IpAddr, InvalidAddress> {
-    let address = text.parse().map_err(|_| {
-        InvalidAddress::new(
-            text,
-            "is not the IP address of a gateway (like 10.1.0.1 or fd00::1)",
-        )
-    })?;
+    let address = text
+        .parse()
+        .map_err(|_| InvalidAddress::new(text, "is not the IP address of a gateway (like 10.1.0.1 or fd00::1)"))?;
     unicast(address, text)?;
     Ok(address)
 }
@@ -160,16 +141,10 @@ pub(crate) fn parse_gateway(text: &str) -> Result<IpAddr, InvalidAddress> {
 fn unicast(address: IpAddr, text: &str) -> Result<(), InvalidAddress> {
     let is_broadcast = matches!(address, IpAddr::V4(v4) if v4.is_broadcast());
     if address.is_unspecified() || address.is_multicast() || is_broadcast {
-        return Err(InvalidAddress::new(
-            text,
-            "is not an address that one host can have",
-        ));
+        return Err(InvalidAddress::new(text, "is not an address that one host can have"));
     }
     if address.to_canonical() != address {
-        return Err(InvalidAddress::new(
-            text,
-            "is an IPv4 address written as an IPv6 one (write it like 10.1.0.5)",
-        ));
+        return Err(InvalidAddress::new(text, "is an IPv4 address written as an IPv6 one (write it like 10.1.0.5)"));
     }
     Ok(())
 }
@@ -177,11 +152,8 @@ fn unicast(address: IpAddr, text: &str) -> Result<(), InvalidAddress> {
 fn prefix_length(text: &str, address: IpAddr) -> Option<u8> {
     let longest = if address.is_ipv4() { 32 } else { 128 };
     // Digits alone: Rust would read "+24" as well, and "024" means different things to different readers.
-    let is_plain =
-        text == "0" || (!text.starts_with('0') && text.bytes().all(|byte| byte.is_ascii_digit()));
-    text.parse()
-        .ok()
-        .filter(|length| is_plain && *length <= longest)
+    let is_plain = text == "0" || (!text.starts_with('0') && text.bytes().all(|byte| byte.is_ascii_digit()));
+    text.parse().ok().filter(|length| is_plain && *length <= longest)
 }
 
 /// Bytes in hexadecimal: pairs joined by `:` or by `-`, or groups of four digits joined by `.` (the forms that Go's
@@ -301,14 +273,8 @@ mod tests {
         ];
         for (text, expected) in rows {
             let parsed = RequestedIp::parse(text).ok();
-            let read = parsed
-                .as_ref()
-                .map(|ip| (ip.address().to_string(), ip.prefix_length()));
-            assert_eq!(
-                read,
-                expected.map(|(address, prefix)| (address.to_owned(), prefix)),
-                "{text:?}"
-            );
+            let read = parsed.as_ref().map(|ip| (ip.address().to_string(), ip.prefix_length()));
+            assert_eq!(read, expected.map(|(address, prefix)| (address.to_owned(), prefix)), "{text:?}");
             if let Some(ip) = parsed {
                 assert_eq!(ip.to_string(), text);
             }

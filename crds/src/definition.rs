@@ -10,9 +10,7 @@ use crate::RESOURCE_NAME_ANNOTATION;
 /// What a definition holds beside its metadata. A definition without `spec` is valid (multi-net 3.2), which
 /// `#[kube(no_spec)]` alone can express: otherwise the derived type and its schema require one. So the field `spec` of
 /// [`NetworkAttachmentDefinition`] is this struct, flattened, and the `spec` of the manifest is inside it.
-#[derive(
-    CustomResource, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema,
-)]
+#[derive(CustomResource, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[kube(
     group = "k8s.cni.cncf.io",
     version = "v1",
@@ -65,18 +63,14 @@ mod tests {
 
     use super::NetworkAttachmentDefinition;
 
-    const MANIFEST: &str = concat!(
-        env!("CARGO_MANIFEST_DIR"),
-        "/manifests/network-attachment-definition.yaml"
-    );
+    const MANIFEST: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/manifests/network-attachment-definition.yaml");
 
     /// Regenerate with `UPDATE=1 cargo test -p musubi-crds manifest`.
     #[test]
     fn the_manifest_is_the_generated_one() {
         let crd = serde_saphyr::to_string(&NetworkAttachmentDefinition::crd()).unwrap();
-        let generated = format!(
-            "# Generated from crds/src/definition.rs by: UPDATE=1 cargo test -p musubi-crds manifest\n{crd}"
-        );
+        let generated =
+            format!("# Generated from crds/src/definition.rs by: UPDATE=1 cargo test -p musubi-crds manifest\n{crd}");
         if std::env::var_os("UPDATE").is_some() {
             std::fs::write(MANIFEST, &generated).unwrap();
         }
@@ -90,10 +84,7 @@ mod tests {
     #[test]
     fn the_crd_is_what_the_standard_names() {
         let crd = serde_json::to_value(NetworkAttachmentDefinition::crd()).unwrap();
-        assert_eq!(
-            crd["metadata"]["name"],
-            "network-attachment-definitions.k8s.cni.cncf.io"
-        );
+        assert_eq!(crd["metadata"]["name"], "network-attachment-definitions.k8s.cni.cncf.io");
         assert_eq!(crd["spec"]["group"], "k8s.cni.cncf.io");
         assert_eq!(crd["spec"]["scope"], "Namespaced");
         assert_eq!(
@@ -107,10 +98,7 @@ mod tests {
         );
         let version = &crd["spec"]["versions"][0];
         assert_eq!(version["name"], "v1");
-        assert_eq!(
-            (&version["served"], &version["storage"]),
-            (&json!(true), &json!(true))
-        );
+        assert_eq!((&version["served"], &version["storage"]), (&json!(true), &json!(true)));
         assert_eq!(version["subresources"], json!(null));
         let schema = &version["schema"]["openAPIV3Schema"];
         assert_eq!(schema["required"], json!(null));
@@ -120,10 +108,7 @@ mod tests {
             (&json!("object"), &json!(null), &json!(null))
         );
         let config = &spec["properties"]["config"];
-        assert_eq!(
-            (&config["type"], &config["nullable"]),
-            (&json!("string"), &json!(null))
-        );
+        assert_eq!((&config["type"], &config["nullable"]), (&json!("string"), &json!(null)));
     }
 
     #[test]
@@ -141,8 +126,7 @@ mod tests {
             object["apiVersion"] = json!("k8s.cni.cncf.io/v1");
             object["kind"] = json!("NetworkAttachmentDefinition");
             object["metadata"] = json!({"name": "a", "namespace": "default"});
-            let definition: NetworkAttachmentDefinition =
-                serde_json::from_value(object.clone()).unwrap();
+            let definition: NetworkAttachmentDefinition = serde_json::from_value(object.clone()).unwrap();
             assert_eq!(definition.config(), config, "{object}");
             assert_eq!(definition.metadata.name.as_deref(), Some("a"), "{object}");
         }
@@ -150,17 +134,9 @@ mod tests {
 
     #[test]
     fn a_configuration_is_text() {
-        for spec in [
-            json!({"config": {"type": "bridge"}}),
-            json!({"config": 1}),
-            json!([1]),
-            json!("bridge"),
-        ] {
+        for spec in [json!({"config": {"type": "bridge"}}), json!({"config": 1}), json!([1]), json!("bridge")] {
             let object = json!({"metadata": {"name": "a"}, "spec": spec});
-            assert!(
-                serde_json::from_value::<NetworkAttachmentDefinition>(object).is_err(),
-                "{spec}"
-            );
+            assert!(serde_json::from_value::<NetworkAttachmentDefinition>(object).is_err(), "{spec}");
         }
     }
 
@@ -173,13 +149,9 @@ mod tests {
              spec:\n  config: |\n    {\"type\": \"bridge\"}\n",
         )
         .unwrap();
-        assert_eq!(
-            definition.config().map(str::trim),
-            Some("{\"type\": \"bridge\"}")
-        );
+        assert_eq!(definition.config().map(str::trim), Some("{\"type\": \"bridge\"}"));
         assert_eq!(definition.resource_name(), Some("example.com/nic"));
-        let bare: NetworkAttachmentDefinition =
-            serde_saphyr::from_str("metadata:\n  name: a\nspec:\n").unwrap();
+        let bare: NetworkAttachmentDefinition = serde_saphyr::from_str("metadata:\n  name: a\nspec:\n").unwrap();
         assert_eq!((bare.config(), bare.resource_name()), (None, None));
     }
 }

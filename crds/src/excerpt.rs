@@ -11,11 +11,7 @@ pub(crate) fn excerpt(text: &str) -> String {
 /// `text` escaped, and cut after `longest` characters.
 pub(crate) fn excerpt_of(text: &str, longest: usize) -> String {
     let mut characters = text.chars();
-    let mut shown: String = characters
-        .by_ref()
-        .take(longest)
-        .flat_map(char::escape_debug)
-        .collect();
+    let mut shown: String = characters.by_ref().take(longest).flat_map(char::escape_debug).collect();
     if characters.next().is_some() {
         shown.push('…');
     }
@@ -35,9 +31,6 @@ mod tests {
     fn foreign_text_stays_on_one_short_line() {
         assert_eq!(quoted("a"), "\"a\"");
         assert_eq!(quoted("a\nb\0\""), r#""a\nb\0\"""#);
-        assert_eq!(
-            quoted(&"x".repeat(1_000_000)),
-            format!("\"{}…\"", "x".repeat(64))
-        );
+        assert_eq!(quoted(&"x".repeat(1_000_000)), format!("\"{}…\"", "x".repeat(64)));
     }
 }

@@ -23,13 +23,10 @@ pub mod selection;
 pub mod status;
 
 pub use address::{InfinibandGuid, MacAddress, RequestedIp};
-pub use definition::{
-    NetworkAttachmentDefinition, NetworkAttachmentDefinitionFields, NetworkAttachmentDefinitionSpec,
-};
+pub use definition::{NetworkAttachmentDefinition, NetworkAttachmentDefinitionFields, NetworkAttachmentDefinitionSpec};
 pub use name::InterfaceName;
 pub use selection::{
-    Bandwidth, NetworkSelection, PortMapping, Protocol, SelectionError, parse_default_network,
-    parse_networks,
+    Bandwidth, NetworkSelection, PortMapping, Protocol, SelectionError, parse_default_network, parse_networks,
 };
 pub use status::{Dns, NetworkStatus};
 

@@ -30,10 +30,7 @@ impl InterfaceName {
     pub fn parse(name: &str) -> Result<Self, InvalidInterfaceName> {
         match broken_rule(name) {
             None => Ok(Self(name.to_owned())),
-            Some(problem) => Err(InvalidInterfaceName {
-                name: name.to_owned(),
-                problem,
-            }),
+            Some(problem) => Err(InvalidInterfaceName { name: name.to_owned(), problem }),
         }
     }
 
@@ -45,8 +42,7 @@ impl InterfaceName {
 
 fn broken_rule(name: &str) -> Option<&'static str> {
     // 0xa0 is white space to the kernel (its tables are Latin-1) even as a part of a UTF-8 character.
-    let is_space =
-        |text: &str| text.contains(char::is_whitespace) || text.bytes().any(|byte| byte == 0xa0);
+    let is_space = |text: &str| text.contains(char::is_whitespace) || text.bytes().any(|byte| byte == 0xa0);
     match name {
         "" => Some("it is empty"),
         _ if name.len() > InterfaceName::MAX_BYTES => Some("the kernel allows at most 15 bytes"),
@@ -87,9 +83,7 @@ fn is_label_shaped(label: &str) -> bool {
     !label.is_empty()
         && !label.starts_with('-')
         && !label.ends_with('-')
-        && label
-            .bytes()
-            .all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-'))
+        && label.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-'))
 }
 
 #[cfg(test)]
@@ -98,22 +92,8 @@ mod tests {
 
     #[test]
     fn interface_names_follow_the_kernel() {
-        for good in [
-            "a",
-            "net1",
-            "Net_1",
-            "eth0.100",
-            "-",
-            "...",
-            "ä",
-            "abcdefghijklmno",
-            "lo0",
-            "All",
-        ] {
-            assert_eq!(
-                InterfaceName::parse(good).map(|name| name.to_string()),
-                Ok(good.to_owned())
-            );
+        for good in ["a", "net1", "Net_1", "eth0.100", "-", "...", "ä", "abcdefghijklmno", "lo0", "All"] {
+            assert_eq!(InterfaceName::parse(good).map(|name| name.to_string()), Ok(good.to_owned()));
         }
         let rows = [
             ("", "it is empty"),

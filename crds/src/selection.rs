@@ -114,10 +114,7 @@ pub struct SelectionError {
 /// Names the element and the key of the first thing that is wrong. Two elements that ask for one interface name are an
 /// error, and so are two that set the default route of one family (an empty `default-route` may turn out to be of either
 /// family, so it stands alone).
-pub fn parse_networks(
-    annotation: &str,
-    pod_namespace: &str,
-) -> Result<Vec<NetworkSelection>, SelectionError> {
+pub fn parse_networks(annotation: &str, pod_namespace: &str) -> Result<Vec<NetworkSelection>, SelectionError> {
     if annotation.len() > MAX_ANNOTATION_BYTES {
         return Err(SelectionError::whole(format!(
             "the annotation is {} bytes long; at most {MAX_ANNOTATION_BYTES} are read",
@@ -138,16 +135,13 @@ pub fn parse_networks(
 ///
 /// # Errors
 /// As [`parse_networks`], and when there is no element or more than one.
-pub fn parse_default_network(
-    annotation: &str,
-    default_namespace: &str,
-) -> Result<NetworkSelection, SelectionError> {
+pub fn parse_default_network(annotation: &str, default_namespace: &str) -> Result<NetworkSelection, SelectionError> {
     let mut selections = parse_networks(annotation, default_namespace)?;
     match (selections.len(), selections.pop()) {
         (1, Some(selection)) => Ok(selection),
-        (count, _) => Err(SelectionError::whole(format!(
-            "it selects {count} networks; exactly one can be the default network"
-        ))),
+        (count, _) => {
+            Err(SelectionError::whole(format!("it selects {count} networks; exactly one can be the default network")))
+        }
     }
 }
 
@@ -176,16 +170,8 @@ fn refuse_competing_default_routes(selections: &[NetworkSelection]) -> Result<()
         };
         let unknown = gateways.is_empty();
         let families = [
-            (
-                "IPv4",
-                &mut v4_holder,
-                unknown || gateways.iter().any(IpAddr::is_ipv4),
-            ),
-            (
-                "IPv6",
-                &mut v6_holder,
-                unknown || gateways.iter().any(IpAddr::is_ipv6),
-            ),
+            ("IPv4", &mut v4_holder, unknown || gateways.iter().any(IpAddr::is_ipv4)),
+            ("IPv6", &mut v6_holder, unknown || gateways.iter().any(IpAddr::is_ipv6)),
         ];
         for (family, holder, _) in families.into_iter().filter(|(_, _, wanted)| *wanted) {
             if let Some(holder) = holder.replace(position) {
@@ -203,11 +189,7 @@ fn refuse_competing_default_routes(selections: &[NetworkSelection]) -> Result<()
 impl NetworkSelection {
     /// A network by name alone, with nothing asked of it.
     pub fn new(namespace: impl Into<String>, name: impl Into<String>) -> Self {
-        Self {
-            namespace: namespace.into(),
-            name: name.into(),
-            ..Self::default()
-        }
+        Self { namespace: namespace.into(), name: name.into(), ..Self::default() }
     }
 }
 
@@ -246,34 +228,22 @@ impl Bandwidth {
             ("egressRate", self.egress_rate),
             ("egressBurst", self.egress_burst),
         ];
-        let given = values
-            .into_iter()
-            .filter_map(|(key, value)| Some((key.to_owned(), value?.into())));
+        let given = values.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?.into())));
         Value::Object(given.collect())
     }
 }
 
 impl SelectionError {
     fn whole(problem: impl fmt::Display) -> Self {
-        Self {
-            position: None,
-            key: None,
-            problem: problem.to_string(),
-        }
+        Self { position: None, key: None, problem: problem.to_string() }
     }
 
     fn key(key: impl Into<String>, problem: impl fmt::Display) -> Self {
-        Self {
-            key: Some(key.into()),
-            ..Self::whole(problem)
-        }
+        Self { key: Some(key.into()), ..Self::whole(problem) }
     }
 
     fn at(self, position: usize) -> Self {
-        Self {
-            position: Some(position),
-            ..self
-        }
+        Self { position: Some(position), ..self }
     }
 }
 

@@ -20,11 +20,7 @@ pub struct NetworkStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub interface: Option<String>,
     /// Its addresses, without prefix. A prefix that another writer left is dropped on reading.
-    #[serde(
-        default,
-        deserialize_with = "addresses",
-        skip_serializing_if = "Vec::is_empty"
-    )]
+    #[serde(default, deserialize_with = "addresses", skip_serializing_if = "Vec::is_empty")]
     pub ips: Vec<IpAddr>,
     /// Its hardware address: six bytes on Ethernet, twenty on InfiniBand.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -33,29 +29,17 @@ pub struct NetworkStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mtu: Option<u32>,
     /// Whether this is the cluster's default network. At most one entry of a pod is.
-    #[serde(
-        default,
-        deserialize_with = "or_default",
-        skip_serializing_if = "is_false"
-    )]
+    #[serde(default, deserialize_with = "or_default", skip_serializing_if = "is_false")]
     pub default: bool,
     /// Name resolution, as the network's result has it. Written even when there is none.
     #[serde(default, deserialize_with = "or_default")]
     pub dns: Dns,
     /// The device behind the interface (device-info 1.1), whole.
-    #[serde(
-        default,
-        rename = "device-info",
-        skip_serializing_if = "Option::is_none"
-    )]
+    #[serde(default, rename = "device-info", skip_serializing_if = "Option::is_none")]
     pub device_info: Option<Value>,
     /// The gateways of the interface's default routes. Entries of another writer that are no addresses, such as Multus'
     /// `<nil>`, are dropped on reading.
-    #[serde(
-        default,
-        deserialize_with = "gateways",
-        skip_serializing_if = "Vec::is_empty"
-    )]
+    #[serde(default, deserialize_with = "gateways", skip_serializing_if = "Vec::is_empty")]
     pub gateway: Vec<IpAddr>,
 }
 
@@ -63,32 +47,16 @@ pub struct NetworkStatus {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Dns {
     /// Addresses of name servers.
-    #[serde(
-        default,
-        deserialize_with = "or_default",
-        skip_serializing_if = "Vec::is_empty"
-    )]
+    #[serde(default, deserialize_with = "or_default", skip_serializing_if = "Vec::is_empty")]
     pub nameservers: Vec<String>,
     /// The local domain; empty when there is none.
-    #[serde(
-        default,
-        deserialize_with = "or_default",
-        skip_serializing_if = "String::is_empty"
-    )]
+    #[serde(default, deserialize_with = "or_default", skip_serializing_if = "String::is_empty")]
     pub domain: String,
     /// Domains to search.
-    #[serde(
-        default,
-        deserialize_with = "or_default",
-        skip_serializing_if = "Vec::is_empty"
-    )]
+    #[serde(default, deserialize_with = "or_default", skip_serializing_if = "Vec::is_empty")]
     pub search: Vec<String>,
     /// Options of the resolver.
-    #[serde(
-        default,
-        deserialize_with = "or_default",
-        skip_serializing_if = "Vec::is_empty"
-    )]
+    #[serde(default, deserialize_with = "or_default", skip_serializing_if = "Vec::is_empty")]
     pub options: Vec<String>,
 }
 
@@ -117,8 +85,7 @@ pub fn from_annotation(annotation: &str) -> Result<Vec<NetworkStatus>, StatusErr
 
 fn indented(status: &NetworkStatus) -> String {
     let mut text = Vec::new();
-    let mut serializer =
-        serde_json::Serializer::with_formatter(&mut text, PrettyFormatter::with_indent(b"    "));
+    let mut serializer = serde_json::Serializer::with_formatter(&mut text, PrettyFormatter::with_indent(b"    "));
     let written = status.serialize(&mut serializer);
     debug_assert!(written.is_ok(), "a status is plain data");
     String::from_utf8_lossy(&text).into_owned()
@@ -128,21 +95,13 @@ fn is_false(value: &bool) -> bool {
     !value
 }
 
-fn or_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(
-    deserializer: D,
-) -> Result<T, D::Error> {
+fn or_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(deserializer: D) -> Result<T, D::Error> {
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
 fn addresses<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<IpAddr>, D::Error> {
     let texts: Vec<String> = or_default(deserializer)?;
-    let bare = |text: &String| {
-        text.split('/')
-            .next()
-            .unwrap_or_default()
-            .parse()
-            .map_err(D::Error::custom)
-    };
+    let bare = |text: &String| text.split('/').next().unwrap_or_default().parse().map_err(D::Error::custom);
     texts.iter().map(bare).collect()
 }
 
@@ -171,18 +130,13 @@ mod tests {
                 search: vec!["lab.local".into()],
                 options: vec!["ndots:5".into()],
             },
-            device_info: Some(
-                json!({"type": "pci", "version": "1.1.0", "pci": {"pci-address": "0000:03:02.1"}}),
-            ),
+            device_info: Some(json!({"type": "pci", "version": "1.1.0", "pci": {"pci-address": "0000:03:02.1"}})),
             gateway: vec!["10.0.2.1".parse().unwrap()],
         }
     }
 
     fn named(name: &str) -> NetworkStatus {
-        NetworkStatus {
-            name: name.into(),
-            ..NetworkStatus::default()
-        }
+        NetworkStatus { name: name.into(), ..NetworkStatus::default() }
     }
 
     #[test]
@@ -232,35 +186,21 @@ mod tests {
     #[test]
     fn what_is_written_reads_the_same() {
         let statuses = vec![named("kindnet"), full()];
-        assert_eq!(
-            from_annotation(&to_annotation(&statuses)).unwrap(),
-            statuses
-        );
+        assert_eq!(from_annotation(&to_annotation(&statuses)).unwrap(), statuses);
     }
 
     #[test]
     fn others_may_write_it_differently() {
-        let with_ips = |ips: &[&str]| NetworkStatus {
-            ips: ips.iter().map(|ip| ip.parse().unwrap()).collect(),
-            ..named("a")
-        };
+        let with_ips =
+            |ips: &[&str]| NetworkStatus { ips: ips.iter().map(|ip| ip.parse().unwrap()).collect(), ..named("a") };
         let rows = [
             ("", vec![]),
             (" [] ", vec![]),
-            (
-                r#"[{"name":"a","default":false,"ips":null,"dns":null,"mtu":null,"mac":null}]"#,
-                vec![named("a")],
-            ),
+            (r#"[{"name":"a","default":false,"ips":null,"dns":null,"mtu":null,"mac":null}]"#, vec![named("a")]),
             (r#"[{"name":"a","dns":{"search":null}}]"#, vec![named("a")]),
-            (
-                r#"[{"name":"a","default-route":["10.0.0.1"],"example.com/x":1}]"#,
-                vec![named("a")],
-            ),
+            (r#"[{"name":"a","default-route":["10.0.0.1"],"example.com/x":1}]"#, vec![named("a")]),
             (r#"[{"name":"a","gateway":["<nil>"]}]"#, vec![named("a")]),
-            (
-                r#"[{"name":"a","ips":["10.0.0.2/24","fd00::2"]}]"#,
-                vec![with_ips(&["10.0.0.2", "fd00::2"])],
-            ),
+            (r#"[{"name":"a","ips":["10.0.0.2/24","fd00::2"]}]"#, vec![with_ips(&["10.0.0.2", "fd00::2"])]),
         ];
         for (text, statuses) in rows {
             assert_eq!(from_annotation(text).unwrap(), statuses, "{text}");
@@ -280,10 +220,7 @@ mod tests {
             "[{\"name\":\"a\"},]",
         ] {
             let problem = from_annotation(text).unwrap_err().to_string();
-            assert!(
-                problem.starts_with("k8s.v1.cni.cncf.io/network-status"),
-                "{text}: {problem}"
-            );
+            assert!(problem.starts_with("k8s.v1.cni.cncf.io/network-status"), "{text}: {problem}");
             assert!(!problem.contains('\n'), "{text}: {problem}");
         }
     }

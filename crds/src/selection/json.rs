@@ -28,10 +28,7 @@ const ELEMENT_KEYS: [&str; 13] = [
 const PORT_MAPPING_KEYS: [&str; 4] = ["hostPort", "containerPort", "protocol", "hostIP"];
 const BANDWIDTH_KEYS: [&str; 4] = ["ingressRate", "ingressBurst", "egressRate", "egressBurst"];
 
-pub(super) fn parse(
-    annotation: &str,
-    default_namespace: &str,
-) -> Result<Vec<NetworkSelection>, SelectionError> {
+pub(super) fn parse(annotation: &str, default_namespace: &str) -> Result<Vec<NetworkSelection>, SelectionError> {
     let value: Value = serde_json::from_str(annotation).map_err(|error| {
         SelectionError::whole(format!(
             "it is not valid JSON (anything with [, {{ or \" in it is read as JSON): {error}"
@@ -45,9 +42,7 @@ pub(super) fn parse(
     };
     (1..)
         .zip(&elements)
-        .map(|(position, value)| {
-            element(value, default_namespace).map_err(|error| error.at(position))
-        })
+        .map(|(position, value)| element(value, default_namespace).map_err(|error| error.at(position)))
         .collect()
 }
 
@@ -111,12 +106,8 @@ fn interface(object: &Object) -> Result<Option<InterfaceName>, SelectionError> {
     let keys = ["interface", "interfaceRequest"];
     let [standard, legacy] = keys.map(|key| object.string(key));
     let named = keys.into_iter().zip([standard?, legacy?]);
-    let first = named
-        .filter_map(|(key, name)| Some((key, name.filter(|name| !name.is_empty())?)))
-        .next();
-    first
-        .map(|(key, name)| InterfaceName::parse(name).map_err(|problem| object.error(key, problem)))
-        .transpose()
+    let first = named.filter_map(|(key, name)| Some((key, name.filter(|name| !name.is_empty())?))).next();
+    first.map(|(key, name)| InterfaceName::parse(name).map_err(|problem| object.error(key, problem))).transpose()
 }
 
 fn ips(object: &Object) -> Result<Vec<RequestedIp>, SelectionError> {
@@ -133,17 +124,11 @@ fn port_mappings(object: &Object) -> Result<Vec<PortMapping>, SelectionError> {
 }
 
 /// A list that is given names something (multi-net 4.1.2): empty and absent are not the same to say.
-fn some_if_present<T>(
-    object: &Object,
-    key: &str,
-    list: Option<Vec<T>>,
-    what: &str,
-) -> Result<Vec<T>, SelectionError> {
+fn some_if_present<T>(object: &Object, key: &str, list: Option<Vec<T>>, what: &str) -> Result<Vec<T>, SelectionError> {
     match list {
-        Some(list) if list.is_empty() => Err(object.error(
-            key,
-            format!("the list is empty; give it {what} or leave the key out"),
-        )),
+        Some(list) if list.is_empty() => {
+            Err(object.error(key, format!("the list is empty; give it {what} or leave the key out")))
+        }
         list => Ok(list.unwrap_or_default()),
     }
 }
@@ -171,12 +156,7 @@ fn protocol(name: &str) -> Result<Protocol, String> {
 }
 
 fn host_ip(text: &str) -> Result<IpAddr, String> {
-    text.parse().map_err(|_| {
-        format!(
-            "{} is not an IP address (like 192.0.2.1 or fd00::1)",
-            quoted(text)
-        )
-    })
+    text.parse().map_err(|_| format!("{} is not an IP address (like 192.0.2.1 or fd00::1)", quoted(text)))
 }
 
 fn bandwidth(object: &Object) -> Result<Option<Bandwidth>, SelectionError> {
@@ -193,21 +173,11 @@ fn bandwidth(object: &Object) -> Result<Option<Bandwidth>, SelectionError> {
     };
     let without_rate = |burst, rate| limits.error(burst, format!("it needs \"{rate}\" beside it"));
     match bandwidth {
-        Bandwidth {
-            ingress_rate: None,
-            ingress_burst: Some(_),
-            ..
-        } => Err(without_rate("ingressBurst", "ingressRate")),
-        Bandwidth {
-            egress_rate: None,
-            egress_burst: Some(_),
-            ..
-        } => Err(without_rate("egressBurst", "egressRate")),
-        Bandwidth {
-            ingress_rate: None,
-            egress_rate: None,
-            ..
-        } => Err(object.error(
+        Bandwidth { ingress_rate: None, ingress_burst: Some(_), .. } => {
+            Err(without_rate("ingressBurst", "ingressRate"))
+        }
+        Bandwidth { egress_rate: None, egress_burst: Some(_), .. } => Err(without_rate("egressBurst", "egressRate")),
+        Bandwidth { ingress_rate: None, egress_rate: None, .. } => Err(object.error(
             "bandwidth",
             "it limits nothing; give \"ingressRate\", \"egressRate\" or both, or leave the key out",
         )),
@@ -221,10 +191,7 @@ fn default_route(object: &Object) -> Result<Option<Vec<IpAddr>>, SelectionError>
     let list = gateways.as_deref().unwrap_or_default();
     for is_family in [IpAddr::is_ipv4, IpAddr::is_ipv6] {
         if list.iter().filter(|gateway| is_family(gateway)).count() > 1 {
-            return Err(object.error(
-                KEY,
-                "it has two gateways of one family; a pod has one default route a family",
-            ));
+            return Err(object.error(KEY, "it has two gateways of one family; a pod has one default route a family"));
         }
     }
     Ok(gateways)
@@ -232,10 +199,7 @@ fn default_route(object: &Object) -> Result<Option<Vec<IpAddr>>, SelectionError>
 
 fn device_id(text: &str) -> Result<String, String> {
     if text.is_empty() || text.contains(char::is_control) {
-        return Err(format!(
-            "{} is not the id of a device (like 0000:03:02.1)",
-            quoted(text)
-        ));
+        return Err(format!("{} is not the id of a device (like 0000:03:02.1)", quoted(text)));
     }
     Ok(text.to_owned())
 }
@@ -260,9 +224,7 @@ fn parsed<T, E: std::fmt::Display>(
     parse: impl FnOnce(&str) -> Result<T, E>,
 ) -> Result<Option<T>, SelectionError> {
     let text = object.string(key)?;
-    text.map(parse)
-        .transpose()
-        .map_err(|problem| object.error(key, problem))
+    text.map(parse).transpose().map_err(|problem| object.error(key, problem))
 }
 
 fn unknown_keys(element: &Object) -> Result<Vec<String>, SelectionError> {

@@ -16,25 +16,16 @@ pub(super) struct Object<'a> {
 
 impl<'a> Object<'a> {
     pub(super) fn element(keys: &'a Map<String, Value>) -> Self {
-        Self {
-            keys,
-            path: String::new(),
-        }
+        Self { keys, path: String::new() }
     }
 
     pub(super) fn string(&self, key: &str) -> Result<Option<&'a str>, SelectionError> {
         self.typed(key, "a string", Value::as_str)
     }
 
-    pub(super) fn integer(
-        &self,
-        key: &str,
-        range: RangeInclusive<u64>,
-    ) -> Result<Option<u64>, SelectionError> {
+    pub(super) fn integer(&self, key: &str, range: RangeInclusive<u64>) -> Result<Option<u64>, SelectionError> {
         let expected = format!("an integer from {} to {}", range.start(), range.end());
-        self.typed(key, &expected, |value| {
-            value.as_u64().filter(|number| range.contains(number))
-        })
+        self.typed(key, &expected, |value| value.as_u64().filter(|number| range.contains(number)))
     }
 
     pub(super) fn map(&self, key: &str) -> Result<Option<&'a Map<String, Value>>, SelectionError> {
@@ -63,11 +54,7 @@ impl<'a> Object<'a> {
                 None => Err(wrong(path, value, "a string")),
             }
         };
-        list.iter()
-            .enumerate()
-            .map(item)
-            .collect::<Result<_, _>>()
-            .map(Some)
+        list.iter().enumerate().map(item).collect::<Result<_, _>>().map(Some)
     }
 
     /// The list of objects under `key`.
@@ -78,18 +65,11 @@ impl<'a> Object<'a> {
         let item = |(index, value): (usize, &'a Value)| {
             let path = format!("{}[{index}]", self.path(key));
             match value.as_object() {
-                Some(keys) => Ok(Self {
-                    keys,
-                    path: format!("{path}."),
-                }),
+                Some(keys) => Ok(Self { keys, path: format!("{path}.") }),
                 None => Err(wrong(path, value, "an object")),
             }
         };
-        list.iter()
-            .enumerate()
-            .map(item)
-            .collect::<Result<_, _>>()
-            .map(Some)
+        list.iter().enumerate().map(item).collect::<Result<_, _>>().map(Some)
     }
 
     /// An error about `key` of this object.
@@ -99,16 +79,9 @@ impl<'a> Object<'a> {
 
     /// The paths of the keys that are neither in `known` nor somebody's own, which have a dot (multi-net 4.1.2.1).
     pub(super) fn unknown(&self, known: &[&str]) -> Vec<String> {
-        let read: Vec<&str> = known
-            .iter()
-            .filter_map(|key| Some(self.find(key)?.0))
-            .collect();
+        let read: Vec<&str> = known.iter().filter_map(|key| Some(self.find(key)?.0)).collect();
         let strange = |key: &&String| !key.contains('.') && !read.contains(&key.as_str());
-        self.keys
-            .keys()
-            .filter(strange)
-            .map(|key| self.path(&excerpt(key)))
-            .collect()
+        self.keys.keys().filter(strange).map(|key| self.path(&excerpt(key))).collect()
     }
 
     fn typed<T>(
@@ -128,11 +101,7 @@ impl<'a> Object<'a> {
 
     fn find(&self, key: &str) -> Option<(&'a str, &'a Value)> {
         // As in Go, the last of several spellings counts; unlike there, the exact one comes before all others.
-        let in_any_case = || {
-            self.keys
-                .iter()
-                .rfind(|(written, _)| written.eq_ignore_ascii_case(key))
-        };
+        let in_any_case = || self.keys.iter().rfind(|(written, _)| written.eq_ignore_ascii_case(key));
         let (written, value) = self.keys.get_key_value(key).or_else(in_any_case)?;
         Some((written, value))
     }

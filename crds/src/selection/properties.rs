@@ -6,8 +6,7 @@ use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 
 use super::{
-    Bandwidth, NetworkSelection, PortMapping, Protocol, SelectionError, parse_default_network,
-    parse_networks,
+    Bandwidth, NetworkSelection, PortMapping, Protocol, SelectionError, parse_default_network, parse_networks,
 };
 use crate::address::{InfinibandGuid, MacAddress, RequestedIp};
 use crate::name::InterfaceName;
@@ -55,9 +54,7 @@ proptest! {
 }
 
 /// An error is one short line; a selection has what the types cannot promise.
-fn outcome_is_sound(
-    outcome: Result<Vec<NetworkSelection>, SelectionError>,
-) -> Result<(), TestCaseError> {
+fn outcome_is_sound(outcome: Result<Vec<NetworkSelection>, SelectionError>) -> Result<(), TestCaseError> {
     match outcome {
         Err(error) => {
             let line = error.to_string();
@@ -132,25 +129,16 @@ fn element_like() -> impl Strategy<Value = Value> {
 }
 
 /// Some selections, no two of which ask for one interface name or set the default route.
-fn distinct(
-    selection: impl Strategy<Value = NetworkSelection>,
-) -> impl Strategy<Value = Vec<NetworkSelection>> {
-    let names = hash_set(
-        "[a-zA-Z0-9_.-]{1,12}".prop_map(|name| format!("x{name}")),
-        5,
-    );
+fn distinct(selection: impl Strategy<Value = NetworkSelection>) -> impl Strategy<Value = Vec<NetworkSelection>> {
+    let names = hash_set("[a-zA-Z0-9_.-]{1,12}".prop_map(|name| format!("x{name}")), 5);
     (vec(selection, 0..5), names).prop_map(|(mut selections, names)| {
         for (selection, name) in selections.iter_mut().zip(names) {
             if selection.interface.is_some() {
                 selection.interface = Some(InterfaceName::parse(&name).unwrap());
             }
         }
-        let with_route = selections
-            .iter_mut()
-            .filter(|selection| selection.default_route.is_some());
-        with_route
-            .skip(1)
-            .for_each(|selection| selection.default_route = None);
+        let with_route = selections.iter_mut().filter(|selection| selection.default_route.is_some());
+        with_route.skip(1).for_each(|selection| selection.default_route = None);
         selections
     })
 }
@@ -160,37 +148,22 @@ fn label() -> impl Strategy<Value = String> {
 }
 
 fn text_selection() -> impl Strategy<Value = NetworkSelection> {
-    (label(), label(), any::<bool>()).prop_map(|(namespace, name, has_interface)| {
-        NetworkSelection {
-            interface: has_interface.then(|| InterfaceName::parse("x").unwrap()),
-            ..NetworkSelection::new(namespace, name)
-        }
+    (label(), label(), any::<bool>()).prop_map(|(namespace, name, has_interface)| NetworkSelection {
+        interface: has_interface.then(|| InterfaceName::parse("x").unwrap()),
+        ..NetworkSelection::new(namespace, name)
     })
 }
 
 fn as_text(selection: &NetworkSelection) -> String {
-    let interface = selection
-        .interface
-        .as_ref()
-        .map(|name| format!("@{name}"))
-        .unwrap_or_default();
+    let interface = selection.interface.as_ref().map(|name| format!("@{name}")).unwrap_or_default();
     format!("{}/{}{interface}", selection.namespace, selection.name)
 }
 
 fn json_selection() -> impl Strategy<Value = NetworkSelection> {
     let names = (text_selection(), "[a-z0-9]{1,9}(\\.[a-z0-9]{1,9}){0,3}");
-    let addresses = (
-        vec(requested_ip(), 0..3),
-        option::of(mac()),
-        option::of(guid()),
-    );
+    let addresses = (vec(requested_ip(), 0..3), option::of(mac()), option::of(guid()));
     let limits = (vec(port_mapping(), 0..3), option::of(bandwidth()));
-    let rest = (
-        option::of(gateways()),
-        option::of(arguments()),
-        option::of("[0-9a-f:.]{1,12}"),
-        option::of(label()),
-    );
+    let rest = (option::of(gateways()), option::of(arguments()), option::of("[0-9a-f:.]{1,12}"), option::of(label()));
     (names, addresses, limits, rest).prop_map(
         |((selection, name), (ips, mac, infiniband_guid), (port_mappings, bandwidth), rest)| {
             let (default_route, cni_args, device_id, claim) = rest;
@@ -216,45 +189,21 @@ fn as_json(selection: &NetworkSelection) -> Value {
     let keys = [
         ("namespace", json!(selection.namespace)),
         ("name", json!(selection.name)),
-        (
-            "interface",
-            json!(selection.interface.as_ref().map(ToString::to_string)),
-        ),
-        (
-            "ips",
-            list_or_null(&selection.ips, texts(&selection.ips).into()),
-        ),
+        ("interface", json!(selection.interface.as_ref().map(ToString::to_string))),
+        ("ips", list_or_null(&selection.ips, texts(&selection.ips).into())),
         ("mac", json!(selection.mac.map(|mac| mac.to_string()))),
-        (
-            "infiniband-guid",
-            json!(selection.infiniband_guid.map(|guid| guid.to_string())),
-        ),
+        ("infiniband-guid", json!(selection.infiniband_guid.map(|guid| guid.to_string()))),
         (
             "portMappings",
-            list_or_null(
-                &selection.port_mappings,
-                selection
-                    .port_mappings
-                    .iter()
-                    .map(PortMapping::to_json)
-                    .collect(),
-            ),
+            list_or_null(&selection.port_mappings, selection.port_mappings.iter().map(PortMapping::to_json).collect()),
         ),
-        (
-            "bandwidth",
-            selection.bandwidth.as_ref().map(Bandwidth::to_json).into(),
-        ),
+        ("bandwidth", selection.bandwidth.as_ref().map(Bandwidth::to_json).into()),
         ("default-route", json!(selection.default_route)),
         ("cni-args", json!(selection.cni_args)),
         ("deviceID", json!(selection.device_id)),
-        (
-            "ipam-claim-reference",
-            json!(selection.ipam_claim_reference),
-        ),
+        ("ipam-claim-reference", json!(selection.ipam_claim_reference)),
     ];
-    keys.into_iter()
-        .map(|(key, value)| (key.to_owned(), value))
-        .collect()
+    keys.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
 }
 
 fn list_or_null<T>(items: &[T], list: Value) -> Value {
@@ -267,9 +216,7 @@ fn requested_ip() -> impl Strategy<Value = RequestedIp> {
         ("(fd00|FD00:0)::[1-9a-fA-F]{1,4}", option::of(0..=128u8)),
     ]
     .prop_map(|(address, prefix)| {
-        let prefix = prefix
-            .map(|prefix| format!("/{prefix}"))
-            .unwrap_or_default();
+        let prefix = prefix.map(|prefix| format!("/{prefix}")).unwrap_or_default();
         RequestedIp::parse(&format!("{address}{prefix}")).unwrap()
     })
 }
@@ -284,35 +231,21 @@ fn guid() -> impl Strategy<Value = InfinibandGuid> {
 
 fn port_mapping() -> impl Strategy<Value = PortMapping> {
     let protocol = proptest::sample::select(vec![Protocol::Tcp, Protocol::Udp, Protocol::Sctp]);
-    (
-        1..=u16::MAX,
-        1..=u16::MAX,
-        protocol,
-        any::<Option<std::net::IpAddr>>(),
+    (1..=u16::MAX, 1..=u16::MAX, protocol, any::<Option<std::net::IpAddr>>()).prop_map(
+        |(host_port, container_port, protocol, host_ip)| PortMapping { host_port, container_port, protocol, host_ip },
     )
-        .prop_map(
-            |(host_port, container_port, protocol, host_ip)| PortMapping {
-                host_port,
-                container_port,
-                protocol,
-                host_ip,
-            },
-        )
 }
 
 fn bandwidth() -> impl Strategy<Value = Bandwidth> {
     let value = || 1..=i64::MAX.unsigned_abs();
-    (
-        value(),
-        option::of(value()),
-        option::of((value(), option::of(value()))),
-    )
-        .prop_map(|(ingress_rate, ingress_burst, egress)| Bandwidth {
+    (value(), option::of(value()), option::of((value(), option::of(value())))).prop_map(
+        |(ingress_rate, ingress_burst, egress)| Bandwidth {
             ingress_rate: Some(ingress_rate),
             ingress_burst,
             egress_rate: egress.map(|(rate, _)| rate),
             egress_burst: egress.and_then(|(_, burst)| burst),
-        })
+        },
+    )
 }
 
 fn gateways() -> impl Strategy<Value = Vec<std::net::IpAddr>> {
@@ -327,15 +260,6 @@ fn gateways() -> impl Strategy<Value = Vec<std::net::IpAddr>> {
 
 fn arguments() -> impl Strategy<Value = Map<String, Value>> {
     // Floats are left out: what JSON keeps of them is not the parser's doing.
-    vec(
-        (
-            any::<String>(),
-            prop_oneof![
-                any::<i64>().prop_map(Value::from),
-                any::<String>().prop_map(Value::from)
-            ],
-        ),
-        0..4,
-    )
-    .prop_map(|keys| keys.into_iter().collect())
+    vec((any::<String>(), prop_oneof![any::<i64>().prop_map(Value::from), any::<String>().prop_map(Value::from)]), 0..4)
+        .prop_map(|keys| keys.into_iter().collect())
 }

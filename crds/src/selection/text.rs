@@ -5,33 +5,23 @@ use super::{NetworkSelection, SelectionError};
 use crate::excerpt::quoted;
 use crate::name::{InterfaceName, is_dns_label};
 
-pub(super) fn parse(
-    annotation: &str,
-    default_namespace: &str,
-) -> Result<Vec<NetworkSelection>, SelectionError> {
+pub(super) fn parse(annotation: &str, default_namespace: &str) -> Result<Vec<NetworkSelection>, SelectionError> {
     if annotation.trim().is_empty() {
         return Ok(Vec::new());
     }
     (1..)
         .zip(annotation.split(','))
-        .map(|(position, item)| {
-            element(item.trim(), default_namespace).map_err(|error| error.at(position))
-        })
+        .map(|(position, item)| element(item.trim(), default_namespace).map_err(|error| error.at(position)))
         .collect()
 }
 
 fn element(item: &str, default_namespace: &str) -> Result<NetworkSelection, SelectionError> {
     const FORM: &str = "[namespace/]name[@interface]";
     if item.is_empty() {
-        return Err(SelectionError::whole(format!(
-            "it is empty; each element between the commas is {FORM}"
-        )));
+        return Err(SelectionError::whole(format!("it is empty; each element between the commas is {FORM}")));
     }
     if item.matches('/').count() > 1 || item.matches('@').count() > 1 {
-        return Err(SelectionError::whole(format!(
-            "{} is not of the form {FORM}",
-            quoted(item)
-        )));
+        return Err(SelectionError::whole(format!("{} is not of the form {FORM}", quoted(item))));
     }
     let (network, interface) = match item.split_once('@') {
         Some((network, interface)) => (network, Some(interface.trim())),
@@ -42,14 +32,9 @@ fn element(item: &str, default_namespace: &str) -> Result<NetworkSelection, Sele
         None => (None, network.trim()),
     };
     Ok(NetworkSelection {
-        interface: interface
-            .map(InterfaceName::parse)
-            .transpose()
-            .map_err(SelectionError::whole)?,
+        interface: interface.map(InterfaceName::parse).transpose().map_err(SelectionError::whole)?,
         ..NetworkSelection::new(
-            namespace.map_or(Ok(default_namespace), |namespace| {
-                label(namespace, "namespace")
-            })?,
+            namespace.map_or(Ok(default_namespace), |namespace| label(namespace, "namespace"))?,
             label(name, "network")?,
         )
     })

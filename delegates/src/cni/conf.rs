@@ -381,3 +381,348 @@ fn shape(value: &Value) -> &'static str {
         Value::Object(_) => "an object",
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    fn conf(value: Value) -> NetConf {
+        NetConf::parse(value.to_string().as_bytes()).unwrap()
+    }
+
+    fn list(value: Value) -> Result<ConfList, CniError> {
+        ConfList::parse(value.to_string().as_bytes())
+    }
+
+    /// The first of the recorded calls.
+    fn recorded(text: &str) -> NetConf {
+        let first = serde_json::Deserializer::from_str(text).into_iter::<Value>().next();
+        conf(first.unwrap().unwrap()["stdin"].clone())
+    }
+
+    #[test]
+    fn known_keys_match_in_any_case_and_the_last_duplicate_wins() {
+        let conf =
+            NetConf::parse(br#"{"name":"a","TYPE":"bridge","CniVersion":"0.4.0","name":"b","NAME":null}"#).unwrap();
+        assert_eq!(conf.name().unwrap().as_str(), "b");
+        assert_eq!(conf.plugin_type().unwrap(), "bridge");
+        assert_eq!(conf.version().unwrap(), Version::V0_4_0);
+        assert_eq!(NetConf::default().version().unwrap(), Version::V0_1_0);
+    }
+
+    #[test]
+    fn what_is_not_an_object_is_code_6_with_a_position_and_without_the_text() {
+        for (bytes, expected) in [
+            (&b"{\"password\": \"hunter2\",}"[..], "line 1 column 24"),
+            (b"", "line 1 column 0"),
+            (b"{\"a\": 1} {}", "line 1 column 10"),
+            (b"\"hunter2\"", "not a string"),
+            (b"[\"hunter2\"]", "not a list"),
+            (b"null", "not null"),
+            (b"{\"a\": \"\xff\"}", "line 1"),
+            (b"{\"n\": 1e999}", "line 1"),
+        ] {
+            let error = NetConf::parse(bytes).unwrap_err();
+            assert_eq!(error.code, code::DECODE);
+            assert!(error.msg.contains(expected) && !error.msg.contains("hunter2"), "{error}");
+        }
+        let deep = "[".repeat(100_000);
+        assert_eq!(NetConf::parse(format!("{{\"a\":{deep}").as_bytes()).unwrap_err().code, code::DECODE);
+    }
+
+    #[test]
+    fn names_and_types_that_break_the_rules_are_code_7() {
+        for value in [json!({}), json!({"name": ""}), json!({"name": "a/b"}), json!({"name": null}), json!({"name": 1})]
+        {
+            assert_eq!(conf(value).name().unwrap_err().code, code::CONFIG);
+        }
+        for bad in [
+            json!({}),
+            json!({"type": ""}),
+            json!({"type": "../sh"}),
+            json!({"type": "/bin/sh"}),
+            json!({"type": ".."}),
+            json!({"type": "a\u{0}"}),
+            json!({"type": 1}),
+        ] {
+            assert_eq!(conf(bad.clone()).plugin_type().unwrap_err().code, code::CONFIG, "{bad}");
+        }
+    }
+
+    #[test]
+    fn inserting_keeps_the_place_and_leaves_one_spelling() {
+        let mut conf = conf(json!({"a": 1, "RuntimeConfig": {"x": 1}, "b": 2, "runtimeconfig": 3}));
+        conf.insert("runtimeConfig", json!({"y": 2}));
+        conf.insert("new", 4);
+        conf.remove("A");
+        assert_eq!(String::from_utf8(conf.to_bytes()).unwrap(), r#"{"runtimeConfig":{"y":2},"b":2,"new":4}"#);
+    }
+
+    #[test]
+    fn what_containerd_sends_is_understood() {
+        let add = recorded(include_str!("../../testdata/runtime/containerd-1.6-ADD.json"));
+        assert_eq!(add.name().unwrap().as_str(), "musubi-network");
+        assert_eq!(add.version().unwrap(), Version::V1_0_0);
+        assert!(
+            add.has_capability("portMappings")
+                && add.has_capability("io.kubernetes.cri.pod-annotations")
+                && !add.has_capability("ipRanges")
+        );
+        assert_eq!(add.prev_result().unwrap(), None);
+        let runtime = add.view().object("runtimeConfig").unwrap().unwrap();
+        let port = &runtime.objects("portMappings").unwrap()[0];
+        assert_eq!(
+            (port.uint("hostPort", 1..=65535).unwrap(), port.text("protocol").unwrap(), port.ip("hostIP").unwrap()),
+            (Some(8088), Some("tcp"), None)
+        );
+        assert_eq!(
+            runtime.object("bandwidth").unwrap().unwrap().uint("ingressBurst", 0..=u64::MAX).unwrap(),
+            Some(4_294_967_295)
+        );
+        assert_eq!(runtime.object("dns").unwrap().unwrap().strings("searches").unwrap(), None);
+
+        let del = recorded(include_str!("../../testdata/runtime/containerd-1.6-DEL.json"));
+        let prev = del.prev_result().unwrap().unwrap();
+        assert_eq!((prev.ips[0].interface, prev.ips[0].address.to_string().as_str()), (Some(1), "10.88.0.9/16"));
+    }
+
+    #[test]
+    fn prev_result_is_read_as_the_configurations_version_and_errors_say_where() {
+        let old = conf(json!({"cniVersion": "0.2.0", "prevResult": {"ip4": {"ip": "10.0.0.2/24"}}}));
+        assert_eq!(old.prev_result().unwrap().unwrap().ips.len(), 1);
+        let bad = conf(json!({"cniVersion": "1.0.0", "prevResult": {"ips": [{"address": "x"}]}}));
+        assert!(bad.prev_result().unwrap_err().msg.starts_with("prevResult: result: ips[0].address: "));
+        assert_eq!(conf(json!({"prevResult": null})).prev_result().unwrap(), None);
+    }
+
+    #[test]
+    fn valid_attachments_absent_is_not_empty() {
+        let one = ValidAttachment { container_id: "c1".into(), interface: "eth0".into() };
+        let wire = json!([{"containerID": "c1", "ifname": "eth0"}]);
+        for (value, expected) in [
+            (json!({}), None),
+            (json!({"cni.dev/valid-attachments": null}), None),
+            (json!({"cni.dev/valid-attachments": []}), Some(vec![])),
+            (json!({"cni.dev/valid-attachments": wire}), Some(vec![one.clone()])),
+            (json!({"cni.dev/attachments": wire}), Some(vec![one.clone()])),
+            (json!({"cni.dev/attachments": wire, "cni.dev/valid-attachments": []}), Some(vec![])),
+        ] {
+            assert_eq!(conf(value.clone()).valid_attachments().unwrap(), expected, "{value}");
+        }
+        for bad in [json!({}), json!([null]), json!([{"ifname": "eth0"}]), json!([{"containerID": "c", "ifname": ""}])]
+        {
+            let error = conf(json!({"cni.dev/valid-attachments": bad})).valid_attachments().unwrap_err();
+            assert!(error.code == code::CONFIG && error.msg.starts_with("cni.dev/valid-attachments"), "{error}");
+        }
+        let mut both = NetConf::default();
+        both.set_valid_attachments(std::slice::from_ref(&one));
+        assert_eq!(both.0.keys().collect::<Vec<_>>(), ["cni.dev/valid-attachments", "cni.dev/attachments"]);
+        assert_eq!(both.valid_attachments().unwrap(), Some(vec![one.clone()]));
+        assert!(one.is(&ContainerId::parse("c1").unwrap(), &InterfaceName::parse("eth0").unwrap()));
+        assert!(!one.is(&ContainerId::parse("c1").unwrap(), &InterfaceName::parse("eth1").unwrap()));
+    }
+
+    #[test]
+    fn a_single_configuration_becomes_a_list_of_one() {
+        let single = list(json!({"name": "n", "cniVersion": "0.3.1", "type": "bridge", "x": 1})).unwrap();
+        assert!(!single.is_list);
+        assert_eq!((single.plugins.len(), single.version), (1, Version::V0_3_1));
+        let request = single.request(0, None, &Map::new()).unwrap();
+        assert_eq!(Value::Object(request.0).to_string(), r#"{"name":"n","cniVersion":"0.3.1","type":"bridge","x":1}"#);
+        let nameless = list(json!({"type": "bridge"})).unwrap();
+        assert_eq!(nameless.name, None);
+        assert_eq!(nameless.request(0, None, &Map::new()).unwrap_err().code, code::CONFIG);
+        assert_eq!(nameless.request(1, None, &Map::new()).unwrap_err().code, code::CONFIG);
+    }
+
+    #[test]
+    fn faulty_lists_are_refused_with_the_key() {
+        let cases = [
+            (json!({}), 7, "plugins: is missing"),
+            (json!({"name": "n", "plugins": null}), 7, "plugins: is missing"),
+            (json!({"plugins": []}), 7, "plugins: must hold at least one"),
+            (json!({"plugins": {}}), 7, "plugins: must be a list, not an object"),
+            (json!({"plugins": "x"}), 7, "plugins: must be a list"),
+            (json!({"plugins": [null]}), 7, "plugins[0]: must be an object, not null"),
+            (json!({"plugins": [{"type": "a"}, 1]}), 7, "plugins[1]: must be an object, not 1"),
+            (json!({"plugins": [{}]}), 7, "plugins[0].type: is missing"),
+            (
+                json!({"plugins": [{"type": "a"}, {"type": "a/b"}]}),
+                7,
+                "plugins[1].type: must name a plugin, without `/`",
+            ),
+            (json!({"type": "../x"}), 7, "type: must name"),
+            (json!({"type": 1}), 7, "type: must be a string"),
+            (json!({"name": "a b", "type": "x"}), 7, "name: "),
+            (json!({"name": 3, "type": "x"}), 7, "name: must be a string"),
+            (json!({"type": "x", "capabilities": []}), 7, "capabilities: must be an object"),
+            (
+                json!({"plugins": [{"type": "x", "capabilities": {"ips": "yes"}}]}),
+                7,
+                "plugins[0].capabilities.ips: must be true or false",
+            ),
+            (json!({"type": "x", "disableCheck": "maybe"}), 7, "disableCheck: must be true or false"),
+            (json!({"type": "x", "disableGC": 1}), 7, "disableGC: "),
+            (json!({"type": "x", "loadOnlyInlinedPlugins": []}), 7, "loadOnlyInlinedPlugins: "),
+            (json!({"type": "x", "cniVersion": "1.2.0"}), 1, "cniVersion \"1.2.0\" is not served"),
+            (json!({"type": "x", "cniVersion": 1}), 7, "cniVersion: must be a string"),
+        ];
+        for (input, code, expected) in cases {
+            let error = list(input.clone()).unwrap_err();
+            assert!(error.code == code && error.msg.starts_with(expected), "{input}: {} {error}", error.code);
+        }
+    }
+
+    #[test]
+    fn switches_are_booleans_or_their_words() {
+        for (value, expected) in [
+            (json!(true), true),
+            (json!("true"), true),
+            (json!("True"), true),
+            (json!(false), false),
+            (json!("FALSE"), false),
+            (json!(null), false),
+        ] {
+            let read = list(json!({"plugins": [{"type": "x"}], "disableCheck": value, "DisableGC": value, "loadOnlyInlinedPlugins": value})).unwrap();
+            assert_eq!((read.disable_check, read.disable_gc, read.load_only_inlined), (expected, expected, expected));
+        }
+    }
+
+    #[test]
+    fn the_highest_version_both_sides_know_is_chosen() {
+        let chosen = |versions: Value, single: Value| {
+            list(json!({"type": "x", "cniVersions": versions, "cniVersion": single})).map(|list| list.version)
+        };
+        for (versions, single, expected) in [
+            (json!(["0.4.0", "1.1.0", "1.0.0"]), json!(null), Version::V1_1_0),
+            (json!(["0.3.1", "0.4.0"]), json!("1.0.0"), Version::V1_0_0),
+            (json!(["1.0.0"]), json!("0.4.0"), Version::V1_0_0),
+            (json!(["1.0.0", "1.2.0", "9.9.9"]), json!(null), Version::V1_0_0),
+            (json!(["0.4.0"]), json!("7.0.0"), Version::V0_4_0),
+            (json!([]), json!("0.4.0"), Version::V0_4_0),
+            (json!([]), json!(null), Version::V0_1_0),
+            (json!(["2.0.0"]), json!("1.0.0"), Version::V1_0_0),
+            (json!(["1.1"]), json!(null), Version::V1_1_0),
+            (json!(null), json!("0.4.0"), Version::V0_4_0),
+        ] {
+            assert_eq!(chosen(versions.clone(), single).unwrap(), expected, "{versions}");
+        }
+        for (versions, single, code, expected) in [
+            (json!(["x"]), json!(null), 7, "cniVersions[0]: must be a version"),
+            (json!(["1.0.0", "1.-1"]), json!(null), 7, "cniVersions[1]"),
+            (json!(["1.0.0.0"]), json!(null), 7, "cniVersions[0]"),
+            (json!(["1.0.0"]), json!("new"), 7, "cniVersion: must be a version"),
+            (json!([1]), json!(null), 7, "cniVersions[0]: must be a string"),
+            (json!("1.0.0"), json!(null), 7, "cniVersions: must be a list"),
+            (json!(["0.3.9"]), json!(null), 1, "cniVersions[0]: cniVersion \"0.3.9\" is not served"),
+            (json!(["2.0.0"]), json!("2.0.0"), 1, "cniVersion \"2.0.0\""),
+        ] {
+            let error = chosen(versions.clone(), single).unwrap_err();
+            assert!(error.code == code && error.msg.starts_with(expected), "{versions}: {error}");
+        }
+    }
+
+    #[test]
+    fn plugins_of_the_networks_folder_follow_unless_only_inlined_ones_are_wanted() {
+        let folder = tempfile::tempdir().unwrap();
+        let own = folder.path().join("net");
+        fs::create_dir_all(own.join("sub.conf")).unwrap();
+        fs::write(own.join("20-b.conf"), r#"{"type":"b"}"#).unwrap();
+        fs::write(own.join("10-a.conf"), r#"{"type":"a"}"#).unwrap();
+        fs::write(own.join("30-c.json"), "not read").unwrap();
+        let types = |value: Value| {
+            let list = ConfList::parse_in_folder(value.to_string().as_bytes(), folder.path())?;
+            Ok::<_, CniError>(
+                list.plugins.iter().map(|plugin| plugin.plugin_type().unwrap().to_owned()).collect::<Vec<_>>(),
+            )
+        };
+        let inline = json!([{"type": "x"}]);
+        assert_eq!(types(json!({"name": "net", "plugins": inline})).unwrap(), ["x", "a", "b"]);
+        assert_eq!(types(json!({"name": "net"})).unwrap(), ["a", "b"]);
+        assert_eq!(types(json!({"name": "net", "plugins": inline, "loadOnlyInlinedPlugins": true})).unwrap(), ["x"]);
+        assert_eq!(types(json!({"name": "net", "loadOnlyInlinedPlugins": true})).unwrap_err().code, code::CONFIG);
+        assert_eq!(types(json!({"name": "net", "plugins": []})).unwrap_err().code, code::CONFIG);
+        assert_eq!(types(json!({"name": "other", "plugins": inline})).unwrap(), ["x"]);
+        assert_eq!(types(json!({"name": "other"})).unwrap_err().code, code::CONFIG);
+        assert_eq!(types(json!({"name": "net", "type": "single"})).unwrap(), ["single"]);
+
+        fs::write(own.join("40-d.conf"), "{}").unwrap();
+        let error = types(json!({"name": "net"})).unwrap_err();
+        assert!(error.msg.ends_with("net/40-d.conf: type: is missing; must name a plugin"), "{error}");
+    }
+
+    #[test]
+    fn a_request_keeps_order_and_unknown_keys_and_gets_what_it_declared() {
+        let text = r#"{"cniVersion":"1.0.0","name":"net","plugins":[{"zeta":[1,2.5,18446744073709551615,-1],"CNIVersion":"0.1.0","type":"bridge","capabilities":{"ips":true,"mac":false},"alpha":{"b":null,"a":"ä"},"name":"old"}]}"#;
+        let list = ConfList::parse(text.as_bytes()).unwrap();
+        let Value::Object(runtime) = json!({"ips": ["10.0.0.5/24"], "mac": "02:00:00:00:00:05", "portMappings": []})
+        else {
+            unreachable!()
+        };
+        let prev = CniResult::default();
+        let sent = String::from_utf8(list.request(0, Some(&prev), &runtime).unwrap().to_bytes()).unwrap();
+        assert_eq!(
+            sent,
+            r#"{"zeta":[1,2.5,18446744073709551615,-1],"cniVersion":"1.0.0","type":"bridge","capabilities":{"ips":true,"mac":false},"alpha":{"b":null,"a":"ä"},"name":"net","prevResult":{"cniVersion":"1.0.0"},"runtimeConfig":{"ips":["10.0.0.5/24"]}}"#
+        );
+    }
+
+    #[test]
+    fn runtime_config_is_absent_when_nothing_is_wanted_and_what_the_definition_wrote_stays() {
+        let Value::Object(runtime) = json!({"mac": "02:00:00:00:00:05"}) else { unreachable!() };
+        let request = |plugin: Value| {
+            list(json!({"name": "n", "plugins": [plugin]})).unwrap().request(0, None, &runtime).unwrap()
+        };
+        assert_eq!(request(json!({"type": "x"})).get("runtimeConfig"), None);
+        assert_eq!(request(json!({"type": "x", "capabilities": {"ips": true}})).get("runtimeConfig"), None);
+        let written = json!({"ips": ["10.0.0.1/8"]});
+        assert_eq!(request(json!({"type": "x", "runtimeConfig": written})).get("runtimeConfig"), Some(&written));
+        let replaced = request(json!({"type": "x", "RuntimeConfig": written, "capabilities": {"mac": true}}));
+        assert_eq!(replaced.get("runtimeConfig"), Some(&json!({"mac": "02:00:00:00:00:05"})));
+    }
+
+    fn json_value() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            any::<u64>().prop_map(Value::from),
+            ".{0,6}".prop_map(Value::from),
+        ];
+        leaf.prop_recursive(3, 20, 4, |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+                prop::collection::vec((".{0,4}", inner), 0..4)
+                    .prop_map(|pairs| Value::Object(pairs.into_iter().collect())),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn unknown_keys_and_their_order_reach_the_plugin(keys in prop::collection::vec(("x-[a-zA-Z]{1,6}", json_value()), 0..8), at in 0..8usize) {
+            let unknown: Map<_, _> = keys.into_iter().collect();
+            let mut pairs: Vec<_> = unknown.clone().into_iter().collect();
+            pairs.insert(at.min(pairs.len()), ("type".into(), "x".into()));
+            let plugin: Map<String, Value> = pairs.into_iter().collect();
+            let list = list(json!({"name": "n", "cniVersion": "1.1.0", "plugins": [plugin]})).unwrap();
+            let sent = NetConf::parse(&list.request(0, None, &Map::new()).unwrap().to_bytes()).unwrap();
+            let kept: Vec<_> = sent.0.into_iter().filter(|(key, _)| key.starts_with("x-")).collect();
+            prop_assert_eq!(kept, unknown.into_iter().collect::<Vec<_>>());
+        }
+
+        #[test]
+        fn nothing_panics_on_any_json(value in json_value(), key in prop::sample::select(vec!["plugins", "type", "name", "cniVersion", "cniVersions", "capabilities", "prevResult", "cni.dev/attachments"])) {
+            let Value::Object(mut map) = json!({"name": "n", "type": "x"}) else { unreachable!() };
+            map.insert(key.to_owned(), value);
+            let conf = NetConf(map.clone());
+            let _ = (conf.name(), conf.plugin_type(), conf.version(), conf.prev_result(), conf.valid_attachments(), conf.capabilities().count());
+            let _ = ConfList::from_map(map).map(|list| list.request(0, None, &Map::new()));
+        }
+    }
+}

@@ -1,6 +1,7 @@
 //! One call of a plugin: environment and stdin in, at most one JSON document out. The order of the checks is that of the
 //! reference plugins' skeleton; what a command does is left to the handler.
 
+use std::cell::Cell;
 use std::io::{self, Read, Write};
 use std::os::unix::fs::MetadataExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -114,7 +115,7 @@ pub struct Request {
 impl Request {
     /// Reads a request. All variables that are missing are named in one error (code 4). stdin is not read for VERSION.
     pub fn read(env: &dyn Fn(&str) -> Option<String>, stdin: &mut dyn Read) -> Result<Request, CniError> {
-        read(env, stdin).map_err(|refusal| refusal.error)
+        read(env, stdin, &Cell::new(Version::LATEST))
     }
 
     /// The container's id; an error for a command that has none.
@@ -155,30 +156,22 @@ pub fn answer(
     stdin: &mut dyn Read,
     handler: impl FnOnce(&Request) -> Result<Option<Value>, CniError>,
 ) -> (String, bool) {
-    let outcome = read(env, stdin).and_then(|request| {
-        let version = request.version;
-        perform(&request, handler).map_err(|error| Refusal { error, version })
-    });
+    let version = Cell::new(Version::LATEST);
+    let work = || perform(&read(env, stdin, &version)?, handler);
+    let outcome = catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| Err(internal_error(panic.as_ref())));
     match outcome {
         Ok(None) => (String::new(), true),
         Ok(Some(value)) => (value.to_string(), true),
-        Err(refusal) => (refusal.error.to_json(refusal.version).to_string(), false),
+        Err(error) => (error.to_json(version.get()).to_string(), false),
     }
 }
 
-/// An error, and the version of the object that tells it.
-struct Refusal {
-    error: CniError,
-    version: Version,
-}
-
-impl From<CniError> for Refusal {
-    fn from(error: CniError) -> Self {
-        Self { error, version: Version::LATEST }
-    }
-}
-
-fn read(env: &dyn Fn(&str) -> Option<String>, stdin: &mut dyn Read) -> Result<Request, Refusal> {
+/// Reads a request, and tells `version` as soon as it is known: an error object is of the configuration's version.
+fn read(
+    env: &dyn Fn(&str) -> Option<String>,
+    stdin: &mut dyn Read,
+    version: &Cell<Version>,
+) -> Result<Request, CniError> {
     let mut request = read_environment(env)?;
     if request.command == Command::Version {
         return Ok(request);
@@ -186,8 +179,8 @@ fn read(env: &dyn Fn(&str) -> Option<String>, stdin: &mut dyn Read) -> Result<Re
     request.stdin = read_stdin(stdin)?;
     request.conf = NetConf::parse(&request.stdin)?;
     request.version = request.conf.version()?;
-    let version = request.version;
-    request.conf.name().map_err(|error| Refusal { error, version })?;
+    version.set(request.version);
+    request.conf.name()?;
     Ok(request)
 }
 
@@ -264,8 +257,7 @@ fn perform(
         return Err(CniError::new(code::INCOMPATIBLE_VERSION, msg));
     }
     refuse_own_namespace(request)?;
-    let answer = catch_unwind(AssertUnwindSafe(|| handler(request)))
-        .unwrap_or_else(|panic| Err(internal_error(panic.as_ref())))?;
+    let answer = handler(request)?;
     if request.command == Command::Add && answer.is_none() {
         return Err(CniError::new(code::DELEGATE, "internal error: ADD has no result"));
     }
@@ -312,4 +304,287 @@ fn internal_error(panic: &(dyn std::any::Any + Send)) -> CniError {
     let at = PANICKED_AT.lock().ok().and_then(|mut at| at.take()).map(|at| format!(" at {at}")).unwrap_or_default();
     CniError::new(code::DELEGATE, format!("internal error: {}{at}", text.unwrap_or("a panic without a message")))
         .with_details("this is a fault of the plugin: please report it")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use super::*;
+
+    const CONF: &str = r#"{"cniVersion":"1.1.0","name":"net","type":"x"}"#;
+
+    /// A whole environment for `command`, with `changes` made to it; an empty value takes the variable away.
+    fn environment(command: &str, changes: &[(&str, &str)]) -> impl Fn(&str) -> Option<String> + use<> {
+        let whole = [
+            ("CNI_COMMAND", command),
+            ("CNI_CONTAINERID", "c1"),
+            ("CNI_NETNS", "/proc/self/ns/mnt"),
+            ("CNI_IFNAME", "eth0"),
+            ("CNI_ARGS", "IgnoreUnknown=1;A=b"),
+            ("CNI_PATH", "/opt/cni/bin:/x"),
+        ];
+        let map: HashMap<String, String> =
+            whole.iter().chain(changes).map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        move |name: &str| map.get(name).filter(|value| !value.is_empty()).cloned()
+    }
+
+    fn read_request(command: &str, changes: &[(&str, &str)], stdin: &str) -> Result<Request, CniError> {
+        Request::read(&environment(command, changes), &mut stdin.as_bytes())
+    }
+
+    /// The JSON printed, and whether it is a success; null for no output.
+    fn answered(
+        command: &str,
+        changes: &[(&str, &str)],
+        stdin: &str,
+        handler: impl FnOnce(&Request) -> Result<Option<Value>, CniError>,
+    ) -> (Value, bool) {
+        let (text, ok) = answer(&environment(command, changes), &mut stdin.as_bytes(), handler);
+        (if text.is_empty() { Value::Null } else { serde_json::from_str(&text).unwrap() }, ok)
+    }
+
+    fn conf(version: &str) -> String {
+        json!({"cniVersion": version, "name": "net", "type": "x"}).to_string()
+    }
+
+    #[test]
+    fn a_request_is_read_whole() {
+        let request = read_request("ADD", &[("CNI_NETNS_OVERRIDE", "TRUE")], CONF).unwrap();
+        assert_eq!(request.command, Command::Add);
+        assert_eq!(request.container_id().unwrap().as_str(), "c1");
+        assert_eq!(request.interface().unwrap().as_str(), "eth0");
+        assert_eq!(request.netns().unwrap(), Path::new("/proc/self/ns/mnt"));
+        assert_eq!(request.args.get("A"), Some("b"));
+        assert_eq!(request.path, [PathBuf::from("/opt/cni/bin"), PathBuf::from("/x")]);
+        assert_eq!(request.stdin, CONF.as_bytes());
+        assert_eq!(request.version, Version::V1_1_0);
+        assert!(request.netns_override);
+    }
+
+    #[test]
+    fn each_command_asks_for_its_variables_and_names_all_that_are_missing() {
+        let all = ["CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME", "CNI_PATH", "CNI_ARGS"];
+        for (command, required) in [
+            ("ADD", &all[..4]),
+            ("CHECK", &all[..4]),
+            ("DEL", &["CNI_CONTAINERID", "CNI_IFNAME", "CNI_PATH"][..]),
+            ("GC", &["CNI_PATH"][..]),
+            ("STATUS", &[]),
+            ("VERSION", &[]),
+        ] {
+            let none = all.map(|name| (name, ""));
+            match read_request(command, &none, CONF) {
+                Ok(_) => assert!(required.is_empty(), "{command}"),
+                Err(error) => {
+                    assert_eq!(error.code, code::ENVIRONMENT);
+                    assert_eq!(
+                        error.msg,
+                        format!("{command} needs variables that are not set: {}", required.join(", "))
+                    );
+                }
+            }
+            for missing in all {
+                let result = read_request(command, &[(missing, "")], CONF);
+                assert_eq!(result.is_err(), required.contains(&missing), "{command} without {missing}");
+            }
+        }
+    }
+
+    #[test]
+    fn faulty_input_has_its_code() {
+        let long = format!("{CONF}{}", " ".repeat(17 << 20));
+        let cases: &[(&str, &[(&str, &str)], &str, u32, &str)] = &[
+            ("", &[], CONF, 4, "CNI_COMMAND is not set"),
+            ("add", &[], CONF, 4, "CNI_COMMAND must be one of ADD, DEL, CHECK, GC, STATUS, VERSION, not \"add\""),
+            ("UPDATE", &[], CONF, 4, "CNI_COMMAND must be one of"),
+            ("ADD", &[("CNI_CONTAINERID", "../x")], CONF, 4, "container id"),
+            ("ADD", &[("CNI_IFNAME", "a/b")], CONF, 4, "interface name"),
+            ("DEL", &[("CNI_IFNAME", "sixteen-bytes-12")], CONF, 4, "interface name"),
+            ("ADD", &[("CNI_ARGS", "A=1;")], CONF, 4, "CNI_ARGS: pair 2"),
+            ("ADD", &[], &long, 5, "the network configuration on stdin is longer than 16 MiB"),
+            ("ADD", &[], "", 6, "the network configuration is not JSON"),
+            (
+                "ADD",
+                &[],
+                "{",
+                6,
+                "the network configuration is not JSON: EOF while parsing an object at line 1 column 1",
+            ),
+            ("ADD", &[], "[]", 6, "the network configuration must be a JSON object"),
+            ("ADD", &[], r#"{"cniVersion":"1.0.0"}"#, 7, "name: "),
+            ("STATUS", &[], r#"{"cniVersion":"1.1.0","name":"a b"}"#, 7, "name: "),
+            ("ADD", &[], r#"{"cniVersion":"9.0.0","name":"n"}"#, 1, "cniVersion \"9.0.0\""),
+        ];
+        for (command, changes, stdin, code, start) in cases {
+            let error = read_request(command, changes, stdin).unwrap_err();
+            assert_eq!(error.code, *code, "{error}");
+            assert!(error.msg.starts_with(start), "{error}");
+        }
+    }
+
+    #[test]
+    fn an_error_is_told_in_the_configurations_version_as_soon_as_that_is_known() {
+        for (stdin, version) in
+            [(r#"{"cniVersion":"0.3.1"}"#, "0.3.1"), (r#"{"cniVersion":"9.0.0"}"#, "1.1.0"), ("{", "1.1.0")]
+        {
+            let (printed, ok) = answered("ADD", &[], stdin, |_| Ok(None));
+            assert!(!ok && printed["cniVersion"] == version, "{printed}");
+        }
+    }
+
+    #[test]
+    fn a_read_error_is_code_5() {
+        struct Broken;
+        impl Read for Broken {
+            fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+                Err(io::Error::other("gone"))
+            }
+        }
+        assert_eq!(Request::read(&environment("ADD", &[]), &mut Broken).unwrap_err().code, code::IO);
+    }
+
+    #[test]
+    fn what_takes_away_does_not_stumble_over_arguments() {
+        let request = read_request("DEL", &[("CNI_ARGS", "A=1;;x"), ("CNI_NETNS", "")], CONF).unwrap();
+        assert_eq!((request.args.get("A"), request.netns.as_ref()), (Some("1"), None));
+        assert_eq!(request.netns().unwrap_err().code, code::ENVIRONMENT);
+        // Leftovers of an attachment mean nothing to GC and STATUS.
+        let request = read_request("GC", &[("CNI_CONTAINERID", "../x")], CONF).unwrap();
+        assert_eq!((request.container_id().is_err(), request.interface().is_err()), (true, true));
+    }
+
+    #[test]
+    fn version_is_answered_without_stdin() {
+        struct Untouchable;
+        impl Read for Untouchable {
+            fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+                panic!("VERSION must not read stdin")
+            }
+        }
+        let env = environment("VERSION", &[("CNI_PATH", ""), ("CNI_CONTAINERID", "")]);
+        let (text, ok) = answer(&env, &mut Untouchable, |_| panic!("VERSION must not reach the handler"));
+        assert!(ok);
+        assert_eq!(
+            text,
+            r#"{"cniVersion":"1.1.0","supportedVersions":["0.1.0","0.2.0","0.3.0","0.3.1","0.4.0","1.0.0","1.1.0"]}"#
+        );
+    }
+
+    #[test]
+    fn commands_newer_than_the_configuration_are_refused_before_the_handler() {
+        for (command, version, served) in [
+            ("ADD", "", true),
+            ("DEL", "0.1.0", true),
+            ("CHECK", "0.3.1", false),
+            ("CHECK", "0.4.0", true),
+            ("GC", "1.0.0", false),
+            ("GC", "1.1.0", true),
+            ("STATUS", "1.0.0", false),
+            ("STATUS", "1.1.0", true),
+        ] {
+            let called = Cell::new(false);
+            let (printed, ok) = answered(command, &[], &conf(version), |_| {
+                called.set(true);
+                Ok(Some(json!({})))
+            });
+            assert_eq!((ok, called.get()), (served, served), "{command} {version}");
+            if !served {
+                assert_eq!((&printed["code"], &printed["cniVersion"]), (&json!(1), &json!(version)));
+            }
+        }
+    }
+
+    #[test]
+    fn the_plugins_own_namespace_is_refused_before_work() {
+        let own = "/proc/thread-self/ns/net";
+        let gone = "/nonexistent/netns";
+        for (command, netns, overridden, expected) in [
+            ("ADD", own, "", Some(8)),
+            ("CHECK", own, "", Some(8)),
+            ("DEL", own, "", Some(8)),
+            ("ADD", own, "1", None),
+            ("DEL", own, "true", None),
+            ("ADD", own, "0", Some(8)),
+            ("ADD", gone, "", Some(8)),
+            ("CHECK", gone, "", Some(8)),
+            ("DEL", gone, "", None),
+            ("DEL", "", "", None),
+            ("ADD", "/proc/thread-self/ns/mnt", "", None),
+            ("GC", own, "", None),
+        ] {
+            let called = Cell::new(false);
+            let (printed, ok) =
+                answered(command, &[("CNI_NETNS", netns), ("CNI_NETNS_OVERRIDE", overridden)], CONF, |_| {
+                    called.set(true);
+                    Ok(Some(json!({})))
+                });
+            let code = printed["code"].as_u64();
+            assert_eq!(
+                (code, ok, called.get()),
+                (expected, expected.is_none(), expected.is_none()),
+                "{command} {netns} {overridden:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn one_document_is_printed_whatever_the_handler_does() {
+        let error = || CniError::new(11, "busy").with_details("wait");
+        let changes = &[("CNI_NETNS", "/proc/thread-self/ns/mnt")];
+        let own = &conf("0.4.0");
+        assert_eq!(answered("ADD", changes, own, |_| Ok(Some(json!({"ips": []})))), (json!({"ips": []}), true));
+        assert_eq!(answered("DEL", changes, own, |_| Ok(None)), (Value::Null, true));
+        assert_eq!(
+            answered("ADD", changes, own, |_| Err(error())),
+            (json!({"cniVersion": "0.4.0", "code": 11, "msg": "busy", "details": "wait"}), false)
+        );
+        let (printed, ok) = answered("ADD", changes, own, |_| Ok(None));
+        assert_eq!((&printed["code"], ok), (&json!(100), false));
+        let (printed, ok) = answered("DEL", changes, own, |_| panic!("an index of {}", 3));
+        assert!(!ok && printed["code"] == 100 && printed["cniVersion"] == "0.4.0", "{printed}");
+        assert!(printed["msg"].as_str().unwrap().starts_with("internal error: an index of 3"), "{printed}");
+        let (printed, ok) = answered("ADD", &[("CNI_IFNAME", "")], own, |_| Ok(None));
+        assert!(!ok && printed["code"] == 4 && printed["cniVersion"] == "1.1.0", "{printed}");
+    }
+
+    /// Runs itself as a process that serves, for the exit code and the streams are a process's.
+    #[test]
+    fn a_process_that_panics_prints_one_error_object_and_exits_1() {
+        const ROLE: &str = "MUSUBI_TEST_SERVE";
+        if std::env::var_os(ROLE).is_some() {
+            let code = serve(|_| panic!("deliberate"));
+            assert_eq!(code, ExitCode::FAILURE);
+            return;
+        }
+        let netns = "/proc/thread-self/ns/mnt";
+        let mut child = std::process::Command::new(std::env::current_exe().unwrap())
+            .args([
+                "--exact",
+                "cni::request::tests::a_process_that_panics_prints_one_error_object_and_exits_1",
+                "--nocapture",
+            ])
+            .envs([
+                ("CNI_COMMAND", "ADD"),
+                ("CNI_CONTAINERID", "c"),
+                ("CNI_IFNAME", "e"),
+                ("CNI_PATH", "/"),
+                ("CNI_NETNS", netns),
+                (ROLE, "1"),
+            ])
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .stderr(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        child.stdin.take().unwrap().write_all(CONF.as_bytes()).unwrap();
+        let output = child.wait_with_output().unwrap();
+        let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        let document = stdout.find('{').map(|start| &stdout[start..]).unwrap_or_default();
+        let printed = serde_json::Deserializer::from_str(document).into_iter::<Value>().next().unwrap().unwrap();
+        let msg = printed["msg"].as_str().unwrap();
+        assert!(msg.starts_with("internal error: deliberate at ") && msg.contains("request.rs:"), "{msg}");
+        assert!(!stderr.contains("panicked"), "{stderr}");
+        assert!(output.status.success(), "serve did not return a failure: {stdout} {stderr}");
+    }
 }

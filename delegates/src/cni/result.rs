@@ -374,3 +374,286 @@ fn put_list(out: &mut Map<String, Value>, key: &str, values: impl Iterator<Item 
         out.insert(key.into(), values.into());
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, Ipv6Addr};
+
+    use proptest::collection::vec;
+    use proptest::option;
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    fn full() -> CniResult {
+        CniResult {
+            interfaces: vec![
+                Interface { name: "br0".into(), mac: "02:00:00:00:00:01".into(), ..Interface::default() },
+                Interface {
+                    name: "eth0".into(),
+                    mac: "02:00:00:00:00:02".into(),
+                    mtu: Some(1450),
+                    sandbox: "/run/netns/a".into(),
+                    socket_path: "/run/s".into(),
+                    pci_id: "0000:00:01.0".into(),
+                },
+            ],
+            ips: vec![
+                IpConfig {
+                    interface: Some(0),
+                    address: "10.1.2.3/24".parse().unwrap(),
+                    gateway: Some("10.1.2.1".parse().unwrap()),
+                },
+                IpConfig { interface: None, address: "10.1.2.4/24".parse().unwrap(), gateway: None },
+                IpConfig { interface: Some(1), address: "fd00::3/64".parse().unwrap(), gateway: None },
+            ],
+            routes: vec![
+                Route {
+                    gw: Some("10.1.2.1".parse().unwrap()),
+                    mtu: Some(1400),
+                    advmss: Some(1360),
+                    priority: Some(7),
+                    table: Some(0),
+                    scope: Some(0),
+                    ..Route::to("0.0.0.0/0".parse().unwrap())
+                },
+                Route::to("::/0".parse().unwrap()),
+            ],
+            dns: Dns {
+                nameservers: vec!["10.96.0.10".into()],
+                domain: "a".into(),
+                search: vec!["b".into()],
+                options: vec!["ndots:5".into()],
+            },
+        }
+    }
+
+    #[test]
+    fn each_version_is_written_as_the_reference_plugins_write_it() {
+        let dns_old = r#"{"nameservers":["10.96.0.10"],"domain":"a","search":["b"],"options":["ndots:5"]}"#;
+        let two_families = |version: &str| {
+            format!(
+                r#"{{"cniVersion":"{version}","ip4":{{"ip":"10.1.2.3/24","gateway":"10.1.2.1","routes":[{{"dst":"0.0.0.0/0","gw":"10.1.2.1"}}]}},"ip6":{{"ip":"fd00::3/64","routes":[{{"dst":"::/0"}}]}},"dns":{dns_old}}}"#
+            )
+        };
+        let lists = |version: &str| {
+            format!(
+                r#"{{"cniVersion":"{version}","interfaces":[{{"name":"br0","mac":"02:00:00:00:00:01"}},{{"name":"eth0","mac":"02:00:00:00:00:02","sandbox":"/run/netns/a"}}],"ips":[{{"version":"4","interface":0,"address":"10.1.2.3/24","gateway":"10.1.2.1"}},{{"version":"4","address":"10.1.2.4/24"}},{{"version":"6","interface":1,"address":"fd00::3/64"}}],"routes":[{{"dst":"0.0.0.0/0","gw":"10.1.2.1","mtu":1400,"advmss":1360,"priority":7,"table":0,"scope":0}},{{"dst":"::/0"}}],"dns":{dns_old}}}"#
+            )
+        };
+        let sorted = |version: &str| {
+            format!(
+                r#"{{"cniVersion":"{version}","dns":{{"domain":"a","nameservers":["10.96.0.10"],"options":["ndots:5"],"search":["b"]}},"interfaces":[{{"mac":"02:00:00:00:00:01","name":"br0"}},{{"mac":"02:00:00:00:00:02","mtu":1450,"name":"eth0","pciID":"0000:00:01.0","sandbox":"/run/netns/a","socketPath":"/run/s"}}],"ips":[{{"address":"10.1.2.3/24","gateway":"10.1.2.1","interface":0}},{{"address":"10.1.2.4/24"}},{{"address":"fd00::3/64","interface":1}}],"routes":[{{"advmss":1360,"dst":"0.0.0.0/0","gw":"10.1.2.1","mtu":1400,"priority":7,"scope":0,"table":0}},{{"dst":"::/0"}}]}}"#
+            )
+        };
+        for version in Version::ALL {
+            let expected = match version {
+                Version::V0_1_0 | Version::V0_2_0 => two_families(version.as_str()),
+                Version::V0_3_0 | Version::V0_3_1 | Version::V0_4_0 => lists(version.as_str()),
+                Version::V1_0_0 | Version::V1_1_0 => sorted(version.as_str()),
+            };
+            assert_eq!(full().to_json(version).unwrap().to_string(), expected);
+        }
+    }
+
+    #[test]
+    fn an_empty_result_has_dns_up_to_0_4_0_and_none_from_1_0_0_and_cannot_be_0_2_0() {
+        let empty = CniResult::default();
+        assert_eq!(empty.to_json(Version::V1_1_0).unwrap().to_string(), r#"{"cniVersion":"1.1.0"}"#);
+        assert_eq!(empty.to_json(Version::V0_4_0).unwrap().to_string(), r#"{"cniVersion":"0.4.0","dns":{}}"#);
+        for version in [Version::V0_1_0, Version::V0_2_0] {
+            assert_eq!(empty.to_json(version).unwrap_err().code, code::INCOMPATIBLE_VERSION);
+        }
+    }
+
+    #[test]
+    fn a_route_of_a_family_without_address_is_lost_at_0_2_0() {
+        let mut result = full();
+        result.ips.truncate(1);
+        let written = result.to_json(Version::V0_2_0).unwrap();
+        assert!(written.get("ip6").is_none());
+        assert_eq!(CniResult::parse(&written, Version::V1_1_0).unwrap().routes.len(), 1);
+    }
+
+    #[test]
+    fn missing_index_and_index_zero_stay_apart() {
+        let read =
+            |ips: Value| CniResult::parse(&json!({"cniVersion": "1.0.0", "ips": ips}), Version::LATEST).unwrap().ips;
+        let ips = read(
+            json!([{"address": "10.0.0.1/8", "interface": 0}, {"address": "10.0.0.2/8"}, {"address": "10.0.0.3/8", "interface": null}]),
+        );
+        assert_eq!(ips.iter().map(|ip| ip.interface).collect::<Vec<_>>(), [Some(0), None, None]);
+    }
+
+    #[test]
+    fn what_plugins_print_is_read_whatever_the_case_of_keys_and_with_null_as_absent() {
+        let read = |value: Value| CniResult::parse(&value, Version::V0_4_0).unwrap();
+        assert_eq!(read(json!(null)), CniResult::default());
+        assert_eq!(read(json!({})), CniResult::default());
+        assert_eq!(
+            read(json!({"cniVersion": "", "ips": null, "interfaces": null, "routes": null, "dns": null})),
+            CniResult::default()
+        );
+        let capitals = read(
+            json!({"IPs": [{"Version": "4", "Address": "10.0.0.9/16", "Gateway": ""}], "DNS": {"Nameservers": null, "Search": ["x"]}}),
+        );
+        assert_eq!(capitals.ips[0].address.to_string(), "10.0.0.9/16");
+        assert_eq!(capitals.ips[0].gateway, None);
+        assert_eq!(capitals.dns.search, ["x"]);
+    }
+
+    #[test]
+    fn the_version_in_the_result_counts_before_the_default() {
+        let old =
+            json!({"cniVersion": "0.2.0", "ip4": {"ip": "10.0.0.9/16", "routes": [{"dst": "10.0.0.0/8", "mtu": 9}]}});
+        let read = CniResult::parse(&old, Version::V1_1_0).unwrap();
+        assert_eq!((read.ips.len(), read.routes[0].mtu, read.interfaces.len()), (1, None, 0));
+        let unnamed = json!({"ip4": {"ip": "10.0.0.9/16"}});
+        assert_eq!(CniResult::parse(&unnamed, Version::V0_1_0).unwrap().ips.len(), 1);
+        assert_eq!(CniResult::parse(&unnamed, Version::V0_3_0).unwrap().ips.len(), 0);
+        assert_eq!(
+            CniResult::parse(&json!({"cniVersion": "3.0.0"}), Version::V1_1_0).unwrap_err().code,
+            code::INCOMPATIBLE_VERSION
+        );
+    }
+
+    #[test]
+    fn what_is_no_result_is_refused_with_its_position() {
+        let cases = [
+            (json!([]), "a result must be an object"),
+            (json!("x"), "a result must be an object"),
+            (json!({"ips": {}}), "ips: must be a list, not an object"),
+            (json!({"ips": [null]}), "ips[0]: must be an object, not null"),
+            (json!({"ips": [{"address": "10.0.0.1/8"}, {}]}), "ips[1].address: is missing"),
+            (json!({"ips": [{"address": "10.0.0.1"}]}), "ips[0].address: must be ADDRESS/PREFIX, not \"10.0.0.1\""),
+            (json!({"ips": [{"address": "10.0.0.1/33"}]}), "ips[0].address: must be"),
+            (json!({"ips": [{"address": ""}]}), "ips[0].address: must be"),
+            (json!({"ips": [{"address": "10.0.0.1/8", "gateway": "10.0.0"}]}), "ips[0].gateway: must be an IP address"),
+            (json!({"ips": [{"address": "10.0.0.1/8", "interface": "0"}]}), "ips[0].interface: must be a whole number"),
+            (json!({"ips": [{"address": "10.0.0.1/8", "interface": 0.5}]}), "ips[0].interface: must be a whole number"),
+            (json!({"routes": [{"gw": "10.0.0.1"}]}), "routes[0].dst: is missing"),
+            (json!({"routes": [{"dst": ""}]}), "routes[0].dst: must be ADDRESS/PREFIX"),
+            (
+                json!({"routes": [{"dst": "::/0", "mtu": -1}]}),
+                "routes[0].mtu: must be a whole number from 0 to 4294967295, not -1",
+            ),
+            (json!({"interfaces": [{"name": 1}]}), "interfaces[0].name: must be a string"),
+            (json!({"interfaces": [{"mtu": 1e99}]}), "interfaces[0].mtu: must be"),
+            (json!({"dns": {"nameservers": [1]}}), "dns.nameservers[0]: must be a string"),
+            (json!({"cniVersion": "0.2.0", "ip4": {}}), "ip4.ip: is missing"),
+            (json!({"cniVersion": "0.2.0", "ip4": {"ip": "fd00::1/64"}}), "ip4.ip: fd00::1/64 is of the other"),
+            (json!({"cniVersion": "0.2.0", "ip6": {"ip": "10.0.0.1/8"}}), "ip6.ip: 10.0.0.1/8 is of the other"),
+            (
+                json!({"cniVersion": "0.2.0", "ip6": {"ip": "fd00::1/64", "routes": [{"dst": "x"}]}}),
+                "ip6.routes[0].dst: must be",
+            ),
+        ];
+        for (input, expected) in cases {
+            let error = CniResult::parse(&input, Version::V1_1_0).unwrap_err();
+            assert_eq!(error.code, code::DECODE, "{input}");
+            assert!(error.msg.contains(expected), "{input}: {error}");
+        }
+    }
+
+    #[test]
+    fn dns_of_a_configuration_is_read_alone() {
+        assert!(Dns::parse(&json!(null)).unwrap().is_empty());
+        assert!(Dns::parse(&json!({})).unwrap().is_empty());
+        assert_eq!(Dns::parse(&json!({"domain": "x"})).unwrap().domain, "x");
+        assert_eq!(Dns::parse(&json!({"search": "x"})).unwrap_err().key, "search");
+        assert_eq!(Dns::parse(&json!([])).unwrap_err().key, "dns");
+    }
+
+    fn net() -> impl Strategy<Value = IpNet> {
+        let v4 = (any::<u32>(), 0..=32u8).prop_map(|(bits, len)| IpNet::new(Ipv4Addr::from(bits).into(), len).unwrap());
+        let v6 =
+            (any::<u128>(), 0..=128u8).prop_map(|(bits, len)| IpNet::new(Ipv6Addr::from(bits).into(), len).unwrap());
+        prop_oneof![v4, v6]
+    }
+
+    fn ip() -> impl Strategy<Value = IpAddr> {
+        net().prop_map(|net| net.addr())
+    }
+
+    fn interface() -> impl Strategy<Value = Interface> {
+        let text = "[a-z0-9/:]{0,6}";
+        (text, text, option::of(1..=u32::MAX), text, text, text).prop_map(
+            |(name, mac, mtu, sandbox, socket_path, pci_id)| Interface { name, mac, mtu, sandbox, socket_path, pci_id },
+        )
+    }
+
+    fn route() -> impl Strategy<Value = Route> {
+        let size = || option::of(1..=u32::MAX);
+        let number = || option::of(any::<i64>());
+        let priority = option::of(any::<i64>().prop_filter("zero is not written", |n| *n != 0));
+        (net(), option::of(ip()), size(), size(), priority, number(), number()).prop_map(
+            |(dst, gw, mtu, advmss, priority, table, scope)| Route { dst, gw, mtu, advmss, priority, table, scope },
+        )
+    }
+
+    fn dns() -> impl Strategy<Value = Dns> {
+        let list = || prop::collection::vec(".{0,4}", 0..3);
+        (list(), ".{0,4}", list(), list()).prop_map(|(nameservers, domain, search, options)| Dns {
+            nameservers,
+            domain,
+            search,
+            options,
+        })
+    }
+
+    fn result() -> impl Strategy<Value = CniResult> {
+        let ip_config = (option::of(any::<i64>()), net(), option::of(ip()))
+            .prop_map(|(interface, address, gateway)| IpConfig { interface, address, gateway });
+        (vec(interface(), 0..3), vec(ip_config, 0..4), vec(route(), 0..4), dns())
+            .prop_map(|(interfaces, ips, routes, dns)| CniResult { interfaces, ips, routes, dns })
+    }
+
+    /// What is left of a result that went through `version`, as documented at `to_json`.
+    fn reduced(result: &CniResult, version: Version) -> CniResult {
+        let mut left = result.clone();
+        if version <= Version::V0_4_0 {
+            for interface in &mut left.interfaces {
+                *interface =
+                    Interface { mtu: None, socket_path: String::new(), pci_id: String::new(), ..interface.clone() };
+            }
+        }
+        if version <= Version::V0_2_0 {
+            left.interfaces.clear();
+            let first = |v4: bool| result.ips.iter().find(|ip| ip.address.addr().is_ipv4() == v4);
+            left.ips = [first(true), first(false)]
+                .into_iter()
+                .flatten()
+                .map(|ip| IpConfig { interface: None, ..ip.clone() })
+                .collect();
+            let routes = |v4: bool| {
+                result.routes.iter().filter(move |route| route.dst.addr().is_ipv4() == v4 && first(v4).is_some())
+            };
+            left.routes =
+                routes(true).chain(routes(false)).map(|route| Route { gw: route.gw, ..Route::to(route.dst) }).collect();
+        }
+        left
+    }
+
+    proptest! {
+        #[test]
+        fn a_result_survives_each_version_but_for_what_that_cannot_say(result in result(), index in 0..Version::ALL.len()) {
+            let version = Version::ALL[index];
+            match result.to_json(version) {
+                Ok(written) => prop_assert_eq!(CniResult::parse(&written, Version::LATEST).unwrap(), reduced(&result, version)),
+                Err(_) => prop_assert!(version <= Version::V0_2_0 && result.ips.is_empty()),
+            }
+        }
+
+        #[test]
+        fn going_down_and_up_again_changes_nothing_more(result in result(), index in 0..Version::ALL.len()) {
+            let version = Version::ALL[index];
+            if let Ok(written) = result.to_json(version) {
+                let read = CniResult::parse(&written, Version::LATEST).unwrap();
+                prop_assert_eq!(read.to_json(version).unwrap(), written);
+                let newest = read.to_json(Version::LATEST).unwrap();
+                prop_assert_eq!(CniResult::parse(&newest, Version::V0_1_0).unwrap(), read);
+            }
+        }
+    }
+}

@@ -181,3 +181,79 @@ pub(crate) fn kind(value: &Value) -> String {
         Value::Object(_) => "an object".into(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn object(value: Value) -> Map<String, Value> {
+        value.as_object().unwrap().clone()
+    }
+
+    #[test]
+    fn keys_match_in_any_case_the_last_wins_and_null_is_absent() {
+        let map = object(json!({"HostPort": 1, "hostport": 2, "HOSTPORT": null, "mtu": null}));
+        let view = View::of(&map, "");
+        assert_eq!(view.uint("hostPort", 0..=9).unwrap(), Some(2));
+        assert_eq!(view.raw("mtu"), None);
+        assert!(!view.bool("mtu").unwrap());
+        assert!(view.objects("mtu").unwrap().is_empty());
+    }
+
+    #[test]
+    fn values_are_read_by_type() {
+        let map =
+            object(json!({"s": "", "b": true, "n": 4094, "i": -3, "l": ["a", "b"], "o": {"x": 1}, "os": [{}, {}],
+            "ip": "fd00::1", "noip": "", "net": "10.1.2.3/24", "yes": "TRUE", "no": "false"}));
+        let view = View::of(&map, "");
+        assert_eq!((view.string("s").unwrap(), view.text("s").unwrap()), (Some(""), None));
+        assert_eq!((view.opt_bool("b").unwrap(), view.opt_bool("none").unwrap()), (Some(true), None));
+        assert_eq!((view.uint("n", 0..=4094).unwrap(), view.int("i").unwrap()), (Some(4094), Some(-3)));
+        assert_eq!(view.strings("l").unwrap(), Some(vec!["a", "b"]));
+        assert_eq!(view.objects("os").unwrap()[1].path("k"), "os[1].k");
+        assert_eq!(view.object("o").unwrap().unwrap().path("x"), "o.x");
+        assert_eq!(view.ip("ip").unwrap().unwrap().to_string(), "fd00::1");
+        assert_eq!(view.ip("noip").unwrap(), None);
+        assert_eq!(view.net("net").unwrap().unwrap().to_string(), "10.1.2.3/24");
+        assert!(
+            view.lenient_bool("yes").unwrap() && view.lenient_bool("b").unwrap() && !view.lenient_bool("no").unwrap()
+        );
+    }
+
+    #[test]
+    fn errors_name_the_whole_path_and_what_is_accepted() {
+        let map = object(
+            json!({"s": 1, "b": "true", "n": 4095, "f": 1.5, "neg": -1, "l": "a", "l2": ["a", 2], "o": [], "os": [{}, 1],
+            "ip": "10.0.0.1/8", "net": "10.0.0.1", "odd": "maybe"}),
+        );
+        let view = View::of(&map, "ipam.ranges[0]");
+        let error = |e: ConfigError| e.to_string().replace("ipam.ranges[0].", "");
+        let cases = [
+            (error(view.string("s").unwrap_err()), "s: must be a string, not 1"),
+            (error(view.bool("b").unwrap_err()), "b: must be true or false, not \"true\""),
+            (error(view.lenient_bool("odd").unwrap_err()), "odd: must be true or false, not \"maybe\""),
+            (error(view.uint("n", 0..=4094).unwrap_err()), "n: must be a whole number from 0 to 4094, not 4095"),
+            (error(view.uint("neg", 0..=1).unwrap_err()), "neg: must be a whole number from 0 to 1, not -1"),
+            (error(view.int("f").unwrap_err()), "f: must be a whole number, not 1.5"),
+            (error(view.strings("l").unwrap_err()), "l: must be a list, not \"a\""),
+            (error(view.strings("l2").unwrap_err()), "l2[1]: must be a string, not 2"),
+            (error(view.object("o").unwrap_err()), "o: must be an object, not a list"),
+            (error(view.objects("os").unwrap_err()), "os[1]: must be an object, not 1"),
+            (error(view.ip("ip").unwrap_err()), "ip: must be an IP address, not \"10.0.0.1/8\""),
+            (error(view.net("net").unwrap_err()), "net: must be ADDRESS/PREFIX, not \"10.0.0.1\""),
+        ];
+        for (found, expected) in cases {
+            assert_eq!(found, expected);
+        }
+        assert_eq!(view.string("s").unwrap_err().key, "ipam.ranges[0].s");
+    }
+
+    #[test]
+    fn unknown_keys_are_listed_with_their_path_as_written() {
+        let map = object(json!({"Type": "x", "MTU": 1, "Fancy": 2, "odd": 3}));
+        assert_eq!(View::of(&map, "ipam").unknown(&["type", "mtu"]), ["ipam.Fancy", "ipam.odd"]);
+        assert_eq!(View::of(&map, "").keys().count(), 4);
+    }
+}

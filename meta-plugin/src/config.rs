@@ -1,0 +1,233 @@
+//! Our own CNI configuration: every Multus field under its Multus name and meaning, and ours beside them (DESIGN §5).
+//! Parsing is pure; where networks are looked up is the plan's business.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use musubi_delegates::cni::{CniError, ConfList, ConfigError, NetConf, View};
+use serde_json::{Map, Value};
+
+/// Our plugin type, which no network of ours may hold.
+pub const OUR_TYPE: &str = "musubi";
+
+const KEYS: &[&str] = &[
+    "cniVersion", "cniVersions", "name", "type", "capabilities", "runtimeConfig", "prevResult", "args", "dns", "ipam",
+    "clusterNetwork", "defaultNetworks", "delegates", "kubeconfig", "confDir", "cniDir", "binDir",
+    "readinessindicatorfile", "namespaceIsolation", "globalNamespaces", "systemNamespaces", "multusNamespace",
+    "retryDeleteOnError", "logFile", "logLevel", "logToStderr", "logOptions", "manifestDir", "agentSocket",
+    "nativeDelegates", "legacyCniArgs", "networkStatus", "timeoutSeconds", "cni.dev/valid-attachments",
+    "cni.dev/attachments", "disableCheck", "disableGC", "loadOnlyInlinedPlugins", "daemonSocketDir",
+];
+
+/// The cluster default network, as it is configured.
+#[derive(Debug, Clone)]
+pub enum DefaultNetwork {
+    /// `delegates`: configurations in line; the first is the default network.
+    Inline(Vec<ConfList>),
+    /// `clusterNetwork`: a definition's name, a file's or a folder's path.
+    Named(String),
+}
+
+/// Which pods get a network-status.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StatusFor {
+    /// Every pod.
+    All,
+    /// Pods that select networks.
+    Selected,
+}
+
+/// A parsed configuration of ours.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The configuration's own network name.
+    pub name: String,
+    /// The default network of every pod.
+    pub default_network: DefaultNetwork,
+    /// `defaultNetworks`: further networks of every pod outside the system namespaces.
+    pub default_networks: Vec<String>,
+    /// Folder of configurations that definitions without a `config` and `clusterNetwork` name.
+    pub conf_dir: PathBuf,
+    /// Our state folder.
+    pub cni_dir: PathBuf,
+    /// Folder of plugin binaries, searched before `CNI_PATH`.
+    pub bin_dir: PathBuf,
+    /// Folder of manifests: the directory store.
+    pub manifest_dir: Option<PathBuf>,
+    /// File that must exist before the default network can be used.
+    pub readiness_file: Option<PathBuf>,
+    /// Pods may name definitions of their own and of the global namespaces only.
+    pub namespace_isolation: bool,
+    /// Namespaces whose definitions everybody may name.
+    pub global_namespaces: BTreeSet<String>,
+    /// Namespaces whose pods get no `defaultNetworks`.
+    pub system_namespaces: BTreeSet<String>,
+    /// Namespace of definitions named by the configuration and by the default-network annotation.
+    pub multus_namespace: String,
+    /// Which native delegates may run; `None` is all of them.
+    pub native_delegates: Option<BTreeSet<String>>,
+    /// Whether a requested address may travel in `CNI_ARGS`.
+    pub legacy_cni_args: bool,
+    /// Which pods get a network-status.
+    pub status_for: StatusFor,
+    /// Budget of one whole operation.
+    pub timeout: Duration,
+    /// What the runtime sent for the default network's capabilities.
+    pub runtime_config: Map<String, Value>,
+    /// File that the log is appended to.
+    pub log_file: Option<PathBuf>,
+    /// The level below which nothing is logged.
+    pub log_level: LogLevel,
+    /// Whether the log goes to stderr too.
+    pub log_to_stderr: bool,
+    /// Keys nobody knows and values that do nothing here, one line each.
+    pub warnings: Vec<String>,
+}
+
+/// Multus' log levels; `panic` logs nothing here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum LogLevel {
+    /// Nothing.
+    Panic,
+    /// Failures.
+    Error,
+    /// Failures, warnings and one line an operation.
+    Verbose,
+    /// Every step.
+    Debug,
+}
+
+impl Config {
+    /// Reads a configuration of ours.
+    ///
+    /// # Errors
+    /// Names the key and what it accepts.
+    pub fn parse(conf: &NetConf) -> Result<Self, CniError> {
+        let view = conf.view();
+        let path = |key: &str, default: &str| -> Result<PathBuf, ConfigError> {
+            Ok(PathBuf::from(text(&view, key)?.unwrap_or(default)))
+        };
+        let mut warnings: Vec<String> =
+            view.unknown(KEYS).into_iter().map(|key| format!("configuration key \"{key}\" is not known and is ignored")).collect();
+        Ok(Self {
+            name: conf.name()?.as_str().to_owned(),
+            default_network: default_network(&view)?,
+            default_networks: names(&view, "defaultNetworks")?,
+            conf_dir: path("confDir", "/etc/cni/multus/net.d")?,
+            cni_dir: path("cniDir", "/var/lib/musubi")?,
+            bin_dir: path("binDir", "/opt/cni/bin")?,
+            manifest_dir: text(&view, "manifestDir")?.map(PathBuf::from),
+            readiness_file: text(&view, "readinessindicatorfile")?.map(PathBuf::from),
+            namespace_isolation: view.bool("namespaceIsolation")?,
+            global_namespaces: global_namespaces(&view)?,
+            system_namespaces: match names(&view, "systemNamespaces")? {
+                listed if listed.is_empty() => BTreeSet::from(["kube-system".to_owned()]),
+                listed => listed.into_iter().collect(),
+            },
+            multus_namespace: text(&view, "multusNamespace")?.unwrap_or("kube-system").to_owned(),
+            native_delegates: native_delegates(&view)?,
+            legacy_cni_args: view.opt_bool("legacyCniArgs")?.unwrap_or(true),
+            status_for: status_for(&view)?,
+            timeout: Duration::from_secs(view.uint("timeoutSeconds", 1..=3600)?.unwrap_or(90)),
+            runtime_config: view.raw("runtimeConfig").and_then(Value::as_object).cloned().unwrap_or_default(),
+            log_file: text(&view, "logFile")?.map(PathBuf::from),
+            log_level: log_level(&view, &mut warnings)?,
+            log_to_stderr: view.opt_bool("logToStderr")?.unwrap_or(true),
+            warnings,
+        })
+    }
+
+    /// Whether the native delegate of a type may run.
+    #[must_use]
+    pub fn allows_native(&self, plugin_type: &str) -> bool {
+        self.native_delegates.as_ref().is_none_or(|types| types.contains(plugin_type))
+    }
+
+    /// Folders with plugin binaries: `binDir`, then `CNI_PATH`.
+    #[must_use]
+    pub fn plugin_path(&self, cni_path: &[PathBuf]) -> Vec<PathBuf> {
+        let mut path = vec![self.bin_dir.clone()];
+        path.extend(cni_path.iter().filter(|folder| **folder != self.bin_dir).cloned());
+        path
+    }
+}
+
+fn text<'a>(view: &View<'a>, key: &str) -> Result<Option<&'a str>, ConfigError> {
+    Ok(view.string(key)?.filter(|text| !text.is_empty()))
+}
+
+fn names(view: &View<'_>, key: &str) -> Result<Vec<String>, ConfigError> {
+    Ok(view.strings(key)?.unwrap_or_default().into_iter().map(str::to_owned).collect())
+}
+
+fn default_network(view: &View<'_>) -> Result<DefaultNetwork, CniError> {
+    if let Some(name) = text(view, "clusterNetwork")? {
+        return Ok(DefaultNetwork::Named(name.to_owned()));
+    }
+    let mut lists = Vec::new();
+    for (position, element) in view.list("delegates")?.into_iter().flatten().enumerate() {
+        let key = format!("delegates[{position}]");
+        let Value::Object(map) = element else {
+            return Err(ConfigError::new(key, "must be an object: a CNI configuration or configuration list").into());
+        };
+        let list = ConfList::from_map(map.clone()).map_err(|e| e.context(&key))?;
+        refuse_ourselves(&list).map_err(|e| e.context(&key))?;
+        lists.push(list);
+    }
+    if lists.is_empty() {
+        return Err(ConfigError::new("clusterNetwork", "is missing, and so is \"delegates\"; one of them must name the default network").into());
+    }
+    Ok(DefaultNetwork::Inline(lists))
+}
+
+/// Refuses a network that holds our own plugin: it would call itself for ever.
+///
+/// # Errors
+/// Code 7.
+pub fn refuse_ourselves(list: &ConfList) -> Result<(), CniError> {
+    let ours = list.plugins.iter().any(|plugin| plugin.plugin_type().is_ok_and(|t| t == OUR_TYPE));
+    if ours {
+        return Err(ConfigError::new("type", "\"musubi\" inside a musubi network would call itself for ever; name the plugin that makes the interface").into());
+    }
+    Ok(())
+}
+
+/// `globalNamespaces` replaces the implicit `default` when set: a comma-separated text, as in Multus.
+fn global_namespaces(view: &View<'_>) -> Result<BTreeSet<String>, ConfigError> {
+    let listed = text(view, "globalNamespaces")?.unwrap_or("default");
+    Ok(listed.split(',').map(str::trim).filter(|name| !name.is_empty()).map(str::to_owned).collect())
+}
+
+/// `false`: none; a list: these; absent or `true`: all.
+fn native_delegates(view: &View<'_>) -> Result<Option<BTreeSet<String>>, ConfigError> {
+    match view.raw("nativeDelegates") {
+        None | Some(Value::Bool(true)) => Ok(None),
+        Some(Value::Bool(false)) => Ok(Some(BTreeSet::new())),
+        Some(Value::Array(_)) => Ok(Some(names(view, "nativeDelegates")?.into_iter().collect())),
+        Some(_) => Err(view.error("nativeDelegates", "must be true, false or a list of plugin types")),
+    }
+}
+
+fn status_for(view: &View<'_>) -> Result<StatusFor, ConfigError> {
+    match text(view, "networkStatus")? {
+        None | Some("all") => Ok(StatusFor::All),
+        Some("selected") => Ok(StatusFor::Selected),
+        Some(other) => Err(view.error("networkStatus", format!("\"{other}\" is not accepted; accepted are \"all\" and \"selected\""))),
+    }
+}
+
+/// Multus ignores a level it does not know; so do we, and say so.
+fn log_level(view: &View<'_>, warnings: &mut Vec<String>) -> Result<LogLevel, ConfigError> {
+    let level = text(view, "logLevel")?.unwrap_or("panic").to_ascii_lowercase();
+    Ok(match level.as_str() {
+        "debug" => LogLevel::Debug,
+        "verbose" => LogLevel::Verbose,
+        "error" => LogLevel::Error,
+        "panic" => LogLevel::Panic,
+        other => {
+            warnings.push(format!("configuration key \"logLevel\": \"{other}\" is ignored; accepted are panic, error, verbose and debug"));
+            LogLevel::Panic
+        }
+    })
+}

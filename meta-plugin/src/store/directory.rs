@@ -1,0 +1,277 @@
+//! The directory store: every manifest below a folder, for one machine without an API server. A pod's status is written
+//! below the folder's own `status/`, which is not read.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use musubi_crds::{NETWORK_STATUS_ANNOTATION, NetworkStatus, RESOURCE_NAME_ANNOTATION, status};
+use musubi_delegates::cni::{CniError, code};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::{Definition, Pod, Store};
+
+/// The folder below `manifestDir` that statuses are written to.
+const STATUS: &str = "status";
+/// Folders inside folders this deep at most; a loop of links ends here.
+const DEPTH: usize = 16;
+
+/// A folder of manifests, read once.
+#[derive(Debug)]
+pub struct DirectoryStore {
+    folder: PathBuf,
+    pods: HashMap<(String, String), Found<Pod>>,
+    networks: HashMap<(String, String), Found<Definition>>,
+    unreadable: Vec<String>,
+}
+
+/// An object, and every file that holds one of its name.
+#[derive(Debug)]
+struct Found<T> {
+    object: T,
+    files: Vec<PathBuf>,
+}
+
+impl DirectoryStore {
+    /// Reads all manifests below a folder. A file that cannot be read is remembered, not an error yet.
+    ///
+    /// # Errors
+    /// Code 7: the folder itself cannot be read.
+    pub fn read(folder: &Path) -> Result<Self, CniError> {
+        let mut store = Self {
+            folder: folder.to_owned(),
+            pods: HashMap::new(),
+            networks: HashMap::new(),
+            unreadable: Vec::new(),
+        };
+        let files = manifest_files(folder).map_err(|e| {
+            CniError::new(code::CONFIG, format!("manifestDir {}: {e}", folder.display()))
+                .with_details("set \"manifestDir\" to a folder of pod and definition manifests")
+        })?;
+        for file in files {
+            if let Err(problem) = store.add_file(&file) {
+                store.unreadable.push(format!("{}: {problem}", file.display()));
+            }
+        }
+        Ok(store)
+    }
+
+    fn add_file(&mut self, file: &Path) -> Result<(), String> {
+        let text = fs::read_to_string(file).map_err(|e| e.to_string())?;
+        let documents = documents(file, &text)?;
+        for document in documents {
+            self.add_object(file, document)?;
+        }
+        Ok(())
+    }
+
+    fn add_object(&mut self, file: &Path, value: Value) -> Result<(), String> {
+        let kind = value.get("kind").and_then(Value::as_str).unwrap_or_default().to_owned();
+        if kind == "List" || kind.ends_with("List") {
+            let items = value.get("items").and_then(Value::as_array).cloned().unwrap_or_default();
+            return items.into_iter().try_for_each(|item| self.add_object(file, item));
+        }
+        if kind != "Pod" && kind != "NetworkAttachmentDefinition" {
+            return Ok(());
+        }
+        let manifest: Manifest = serde_json::from_value(value).map_err(|e| format!("{kind}: {e}"))?;
+        let key = manifest.metadata.key();
+        match kind.as_str() {
+            "Pod" => insert(&mut self.pods, key, manifest.into_pod(), file),
+            _ => insert(&mut self.networks, key, manifest.into_definition(), file),
+        }
+        Ok(())
+    }
+
+    fn find<'a, T>(
+        &self,
+        kind: &str,
+        objects: &'a HashMap<(String, String), Found<T>>,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Option<&'a T>, CniError> {
+        match objects.get(&(namespace.to_owned(), name.to_owned())) {
+            Some(found) if found.files.len() > 1 => {
+                let files: Vec<String> = found.files.iter().map(|f| f.display().to_string()).collect();
+                Err(CniError::new(code::CONFIG, format!("{kind} {namespace}/{name} is in more than one manifest: {}", files.join(", ")))
+                    .with_details("remove all but one"))
+            }
+            Some(found) => Ok(Some(&found.object)),
+            None => match self.unreadable.first() {
+                Some(problem) => Err(CniError::new(
+                    code::CONFIG,
+                    format!("{kind} {namespace}/{name} is in no manifest that can be read; {problem}"),
+                )
+                .with_details("correct the manifest")),
+                None => Ok(None),
+            },
+        }
+    }
+
+    fn status_file(&self, namespace: &str, name: &str) -> PathBuf {
+        self.folder.join(STATUS).join(namespace).join(format!("{name}.json"))
+    }
+}
+
+impl Store for DirectoryStore {
+    fn pod(&self, namespace: &str, name: &str) -> Result<Option<Pod>, CniError> {
+        Ok(self.find("pod", &self.pods, namespace, name)?.cloned())
+    }
+
+    fn network(&self, namespace: &str, name: &str) -> Result<Option<Definition>, CniError> {
+        Ok(self.find("network", &self.networks, namespace, name)?.cloned())
+    }
+
+    fn write_status(&self, pod: &Pod, statuses: &[NetworkStatus]) -> Result<(), CniError> {
+        let mut metadata = json!({"name": pod.name, "namespace": pod.namespace});
+        if !pod.uid.is_empty() {
+            metadata["uid"] = pod.uid.as_str().into();
+        }
+        metadata["annotations"] = json!({NETWORK_STATUS_ANNOTATION: status::to_annotation(statuses)});
+        let object = json!({"apiVersion": "v1", "kind": "Pod", "metadata": metadata});
+        let file = self.status_file(&pod.namespace, &pod.name);
+        write_whole(&file, format!("{object:#}\n").as_bytes())
+            .map_err(|e| CniError::new(code::IO, format!("write network-status to {}: {e}", file.display())))
+    }
+
+    fn remove_status(&self, namespace: &str, name: &str) -> Result<(), CniError> {
+        let file = self.status_file(namespace, name);
+        match fs::remove_file(&file) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                return Err(CniError::new(code::IO, format!("remove {}: {e}", file.display())));
+            }
+            _ => {}
+        }
+        // The namespace's folder goes with its last pod; it is not empty while there are others.
+        let _ = file.parent().map(fs::remove_dir);
+        Ok(())
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        self.unreadable.iter().map(|problem| format!("manifest {problem}")).collect()
+    }
+}
+
+fn insert<T>(objects: &mut HashMap<(String, String), Found<T>>, key: (String, String), object: T, file: &Path) {
+    objects
+        .entry(key)
+        .and_modify(|found| found.files.push(file.to_owned()))
+        .or_insert_with(|| Found { object, files: vec![file.to_owned()] });
+}
+
+/// The manifest files below a folder, sorted, without those of `status/`.
+fn manifest_files(folder: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    let mut folders = vec![(folder.to_owned(), 0)];
+    while let Some((current, depth)) = folders.pop() {
+        for entry in fs::read_dir(&current)? {
+            let path = entry?.path();
+            if path.is_dir() {
+                let is_status = depth == 0 && path.file_name().is_some_and(|name| name == STATUS);
+                if !is_status && depth < DEPTH {
+                    folders.push((path, depth + 1));
+                }
+            } else if is_manifest(&path) {
+                files.push(path);
+            }
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+fn is_manifest(path: &Path) -> bool {
+    path.extension().and_then(|e| e.to_str()).is_some_and(|e| matches!(e, "yaml" | "yml" | "json"))
+}
+
+/// The documents of a file: JSON by its name, YAML otherwise; empty documents are none.
+fn documents(file: &Path, text: &str) -> Result<Vec<Value>, String> {
+    let documents: Vec<Value> = if file.extension().is_some_and(|e| e == "json") {
+        serde_json::Deserializer::from_str(text).into_iter().collect::<Result<_, _>>().map_err(|e| e.to_string())?
+    } else {
+        serde_saphyr::from_multiple(text).map_err(|e| first_line(&e.to_string()))?
+    };
+    Ok(documents.into_iter().filter(|document| !document.is_null()).collect())
+}
+
+fn first_line(text: &str) -> String {
+    text.lines().next().unwrap_or_default().to_owned()
+}
+
+/// Writes a file whole or not at all: beside it, then renamed.
+///
+/// # Errors
+/// The folder cannot be made or written.
+pub fn write_whole(file: &Path, bytes: &[u8]) -> io::Result<()> {
+    let folder = file.parent().unwrap_or(Path::new("."));
+    fs::create_dir_all(folder)?;
+    let mut temporary = tempfile::NamedTempFile::new_in(folder)?;
+    io::Write::write_all(&mut temporary, bytes)?;
+    temporary.persist(file).map(drop).map_err(|e| e.error)
+}
+
+/// The part of a manifest that is read.
+#[derive(Deserialize)]
+struct Manifest {
+    metadata: Metadata,
+    #[serde(default)]
+    spec: Option<Spec>,
+}
+
+#[derive(Deserialize)]
+struct Metadata {
+    name: String,
+    #[serde(default)]
+    namespace: Option<String>,
+    #[serde(default)]
+    uid: Option<String>,
+    #[serde(default)]
+    annotations: Option<BTreeMap<String, Option<String>>>,
+}
+
+#[derive(Deserialize, Default)]
+struct Spec {
+    #[serde(default)]
+    config: Option<String>,
+    #[serde(default, rename = "hostNetwork")]
+    host_network: Option<bool>,
+}
+
+impl Metadata {
+    /// A manifest without a namespace is meant for `default`, as `kubectl apply` takes it.
+    fn key(&self) -> (String, String) {
+        let namespace = self.namespace.as_deref().filter(|n| !n.is_empty()).unwrap_or("default");
+        (namespace.to_owned(), self.name.clone())
+    }
+
+    fn annotations(&self) -> BTreeMap<String, String> {
+        let pairs = self.annotations.iter().flatten();
+        pairs.map(|(key, value)| (key.clone(), value.clone().unwrap_or_default())).collect()
+    }
+}
+
+impl Manifest {
+    fn into_pod(self) -> Pod {
+        let (namespace, name) = self.metadata.key();
+        Pod {
+            namespace,
+            name,
+            annotations: self.metadata.annotations(),
+            uid: self.metadata.uid.unwrap_or_default(),
+            host_network: self.spec.and_then(|spec| spec.host_network).unwrap_or(false),
+        }
+    }
+
+    fn into_definition(self) -> Definition {
+        let (namespace, name) = self.metadata.key();
+        let mut annotations = self.metadata.annotations();
+        Definition {
+            namespace,
+            name,
+            config: self.spec.and_then(|spec| spec.config).filter(|config| !config.trim().is_empty()),
+            resource_name: annotations.remove(RESOURCE_NAME_ANNOTATION),
+        }
+    }
+}
