@@ -501,6 +501,17 @@ mod tests {
     }
 
     #[test]
+    fn del_works_with_ranges_that_have_become_wrong() {
+        let mut pod = one_pool();
+        pod.add().unwrap();
+        pod.conf.insert("ipam", json!({"type": "host-local", "dataDir": pod.place.path(), "subnet": "none"}));
+        assert!(HostLocal::parse(&pod.conf).is_err());
+        let lenient = super::super::Ipam::parse_for_release(&pod.conf).unwrap().unwrap();
+        pod.ask(|at| lenient.release(at)).unwrap();
+        assert_eq!(pod.reserved(), Vec::<String>::new());
+    }
+
+    #[test]
     fn two_interfaces_of_a_container_are_two_attachments() {
         let mut pod = one_pool();
         assert_eq!(pod.of("c1", "eth0").add().unwrap(), ["10.9.0.2/29"]);

@@ -32,7 +32,7 @@ impl HostLocal {
     pub fn parse(conf: &NetConf) -> Result<HostLocal, ConfigError> {
         let view = conf.view();
         let ipam = parts::ipam(&view)?;
-        let name = conf.name().map_err(|error| ConfigError::new("name", error.msg))?;
+        let folder = folder(conf, &ipam)?;
         let mut warnings = ipam.unknown(KEYS).into_iter().map(parts::unknown_key).collect();
         let pools = pools(&view, &ipam, &mut warnings)?;
         check_overlaps(&pools)?;
@@ -41,10 +41,28 @@ impl HostLocal {
         Ok(HostLocal {
             pools: pools.into_iter().map(|pool| pool.ranges).collect(),
             routes: parts::routes(&ipam, &mut warnings)?,
-            folder: data_dir(&ipam)?.join(name.as_str()),
+            folder,
             resolv_conf: ipam.text("resolvConf")?.map(PathBuf::from),
             requested: requested(&view)?,
             warnings,
+        })
+    }
+
+    /// Reads what giving addresses back needs: the folder. DEL has to work with a configuration whose ranges have become
+    /// wrong since ADD.
+    ///
+    /// # Errors
+    /// There is no valid name, or no valid `dataDir`.
+    pub fn parse_for_release(conf: &NetConf) -> Result<HostLocal, ConfigError> {
+        let view = conf.view();
+        let ipam = parts::ipam(&view)?;
+        Ok(HostLocal {
+            pools: Vec::new(),
+            routes: Vec::new(),
+            folder: folder(conf, &ipam)?,
+            resolv_conf: None,
+            requested: Vec::new(),
+            warnings: Vec::new(),
         })
     }
 }
@@ -115,12 +133,13 @@ fn check_overlaps(pools: &[Pool]) -> Result<(), ConfigError> {
     Ok(())
 }
 
-fn data_dir(ipam: &View<'_>) -> Result<PathBuf, ConfigError> {
-    let folder = PathBuf::from(ipam.text("dataDir")?.unwrap_or(DEFAULT_DATA_DIR));
-    if !folder.is_absolute() {
+fn folder(conf: &NetConf, ipam: &View<'_>) -> Result<PathBuf, ConfigError> {
+    let name = conf.name().map_err(|error| ConfigError::new("name", error.msg))?;
+    let data_dir = PathBuf::from(ipam.text("dataDir")?.unwrap_or(DEFAULT_DATA_DIR));
+    if !data_dir.is_absolute() {
         return Err(ipam.error("dataDir", "must be an absolute path"));
     }
-    Ok(folder)
+    Ok(data_dir.join(name.as_str()))
 }
 
 fn requested(view: &View<'_>) -> Result<Vec<IpAddr>, ConfigError> {

@@ -51,6 +51,19 @@ impl Ipam {
         })
     }
 
+    /// Reads what [`Self::release`] needs and no more, for a DEL whose configuration has become wrong since ADD.
+    ///
+    /// # Errors
+    /// Not even that can be read.
+    pub fn parse_for_release(conf: &NetConf) -> Result<Option<Ipam>, ConfigError> {
+        let ipam = conf.view().object("ipam")?;
+        match ipam.map(|ipam| ipam.text("type")).transpose()?.flatten() {
+            Some("host-local") => HostLocal::parse_for_release(conf).map(|ipam| Some(Ipam::HostLocal(ipam))),
+            Some("static") => Ok(None),
+            _ => Ipam::parse(conf),
+        }
+    }
+
     /// What was ignored, one line each.
     pub fn warnings(&self) -> Vec<String> {
         match self {
