@@ -2,6 +2,7 @@
 //! reference plugins' skeleton; what a command does is left to the handler.
 
 use std::cell::Cell;
+use std::fs::Metadata;
 use std::io::{self, Read, Write};
 use std::os::unix::fs::MetadataExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -22,13 +23,18 @@ pub const STDIN_MAX: u64 = 16 << 20;
 
 /// `CNI_COMMAND`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[allow(missing_docs)]
 pub enum Command {
+    /// Attach a container to the network.
     Add,
+    /// Take it off again.
     Del,
+    /// Compare what is there with what ADD answered.
     Check,
+    /// Free what no valid attachment holds.
     Gc,
+    /// Say whether ADD could be served.
     Status,
+    /// Say which versions are served.
     Version,
 }
 
@@ -153,6 +159,20 @@ impl Request {
         self.netns
             .as_deref()
             .ok_or_else(|| self.absent("CNI_NETNS"))
+    }
+
+    /// Whether the request may be worked on at all. A command newer than the configuration is refused (code 1); so is the network namespace
+    /// of this thread or of process 1 (code 8, unless `CNI_NETNS_OVERRIDE` is set), and for ADD and CHECK one that does not exist.
+    pub fn admit(&self) -> Result<(), CniError> {
+        let (command, version) = (self.command, self.version);
+        if version < command.since() {
+            let msg = format!(
+                "{command} needs cniVersion {} or newer, the configuration has {version}",
+                command.since()
+            );
+            return Err(CniError::new(code::INCOMPATIBLE_VERSION, msg));
+        }
+        refuse_own_namespace(self, Path::new(HOST_NAMESPACE))
     }
 
     fn absent(&self, variable: &str) -> CniError {
@@ -304,16 +324,7 @@ fn perform(
             json!({"cniVersion": Version::LATEST.as_str(), "supportedVersions": Version::ALL.map(Version::as_str)}),
         ));
     }
-    if request.version < request.command.since() {
-        let msg = format!(
-            "{} needs cniVersion {} or newer, the configuration has {}",
-            request.command,
-            request.command.since(),
-            request.version
-        );
-        return Err(CniError::new(code::INCOMPATIBLE_VERSION, msg));
-    }
-    refuse_own_namespace(request)?;
+    request.admit()?;
     let answer = handler(request)?;
     if request.command == Command::Add && answer.is_none() {
         return Err(CniError::new(
@@ -324,40 +335,42 @@ fn perform(
     Ok(answer)
 }
 
+/// The network namespace of process 1.
+const HOST_NAMESPACE: &str = "/proc/1/ns/net";
+
 /// The reference skeleton looks only after the work is done, and leaves it there. A path that is gone is no fault on DEL.
-fn refuse_own_namespace(request: &Request) -> Result<(), CniError> {
+fn refuse_own_namespace(request: &Request, host: &Path) -> Result<(), CniError> {
     let Some(path) = request.netns.as_deref().filter(|_| !request.netns_override) else {
         return Ok(());
+    };
+    let refused = |problem: String| {
+        CniError::new(
+            code::NAMESPACE,
+            format!("CNI_NETNS {}: {problem}", path.display()),
+        )
     };
     let theirs = match std::fs::metadata(path) {
         Ok(metadata) => metadata,
         Err(_) if request.command == Command::Del => return Ok(()),
-        Err(error) => {
-            return Err(CniError::new(
-                code::NAMESPACE,
-                format!("CNI_NETNS {}: {error}", path.display()),
-            ));
-        }
+        Err(error) => return Err(refused(error.to_string())),
     };
-    let own = std::fs::metadata("/proc/thread-self/ns/net").map_err(|error| {
-        CniError::new(
-            code::NAMESPACE,
-            format!("cannot look at this process's network namespace: {error}"),
-        )
-    })?;
-    if (theirs.dev(), theirs.ino()) == (own.dev(), own.ino()) {
-        return Err(CniError::new(
-            code::NAMESPACE,
-            format!(
-                "CNI_NETNS {} is the network namespace of this process",
-                path.display()
-            ),
-        )
-        .with_details(
-            "give the container's namespace; pods on the host's network get no interfaces",
-        ));
+    let own = std::fs::metadata("/proc/thread-self/ns/net")
+        .map_err(|error| refused(format!("cannot compare it with this process's: {error}")))?;
+    let advice = "give the container's namespace; pods on the host's network get no interfaces";
+    if is_same_file(&theirs, &own) {
+        return Err(
+            refused("this is the plugin's own network namespace".into()).with_details(advice)
+        );
+    }
+    // Only root may look at process 1; others could not work in its namespace anyway.
+    if std::fs::metadata(host).is_ok_and(|host| is_same_file(&theirs, &host)) {
+        return Err(refused("this is the host's network namespace".into()).with_details(advice));
     }
     Ok(())
+}
+
+fn is_same_file(a: &Metadata, b: &Metadata) -> bool {
+    (a.dev(), a.ino()) == (b.dev(), b.ino())
 }
 
 /// Where the last panic was: the payload that is caught does not say.
@@ -398,6 +411,8 @@ mod tests {
     use super::*;
 
     const CONF: &str = r#"{"cniVersion":"1.1.0","name":"net","type":"x"}"#;
+
+    type Changes = &'static [(&'static str, &'static str)];
 
     /// A whole environment for `command`, with `changes` made to it; an empty value takes the variable away.
     fn environment(
@@ -516,7 +531,7 @@ mod tests {
     #[test]
     fn faulty_input_has_its_code() {
         let long = format!("{CONF}{}", " ".repeat(17 << 20));
-        let cases: &[(&str, &[(&str, &str)], &str, u32, &str)] = &[
+        let cases: &[(&str, Changes, &str, u32, &str)] = &[
             ("", &[], CONF, 4, "CNI_COMMAND is not set"),
             (
                 "add",
@@ -716,6 +731,30 @@ mod tests {
                 "{command} {netns} {overridden:?}"
             );
         }
+    }
+
+    #[test]
+    fn the_hosts_namespace_is_refused_from_another_one() {
+        // Process 1 cannot be looked at everywhere: the main thread's namespace stands for its own.
+        let main = "/proc/self/ns/net";
+        let request = read_request("ADD", &[("CNI_NETNS", main)], CONF).unwrap();
+        let outcome = std::thread::spawn(move || {
+            nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).ok()?;
+            Some(
+                [main, "/proc/self/ns/mnt"]
+                    .map(|host| refuse_own_namespace(&request, Path::new(host))),
+            )
+        });
+        let Some([host, other]) = outcome.join().unwrap() else {
+            eprintln!("SKIPPED: needs root to make a network namespace");
+            return;
+        };
+        let error = host.unwrap_err();
+        assert!(
+            error.code == 8 && error.msg.ends_with("this is the host's network namespace"),
+            "{error}"
+        );
+        assert_eq!(other, Ok(()));
     }
 
     #[test]
