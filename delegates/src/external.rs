@@ -733,6 +733,25 @@ mod tests {
     }
 
     #[test]
+    fn what_a_plugin_left_in_its_pipes_is_read_after_its_end() {
+        let plugin = Scripted::new(
+            "printf '{\"a\":\"%060000d\"}' 0; printf '%060000d\\nlast' 0 >&2; exit $EXIT",
+        );
+        let run = |exit: &str| {
+            let exit = [("EXIT".to_owned(), exit.to_owned())];
+            let mut linger = |_| thread::sleep(Duration::from_millis(200));
+            plugin.run(|request| {
+                request.extra_env = &exit;
+                request.on_spawn = Some(&mut linger);
+            })
+        };
+        let printed = run("0").unwrap().unwrap();
+        assert_eq!(printed["a"].as_str().unwrap().len(), 60_000);
+        let error = run("1").unwrap_err();
+        assert!(error.msg.ends_with(": last"), "{error}");
+    }
+
+    #[test]
     fn input_that_nobody_reads_and_output_without_end_do_not_block() {
         let large = vec![b' '; 4 << 20];
         assert_eq!(

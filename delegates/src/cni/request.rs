@@ -487,6 +487,57 @@ mod tests {
     }
 
     #[test]
+    fn what_containerd_sends_is_read() {
+        let recorded = [
+            include_str!("../../testdata/runtime/containerd-1.6-ADD.json"),
+            include_str!("../../testdata/runtime/containerd-1.6-DEL.json"),
+        ];
+        let calls: Vec<Value> = recorded
+            .iter()
+            .flat_map(|text| serde_json::Deserializer::from_str(text).into_iter())
+            .map(Result::unwrap)
+            .collect();
+        let read = calls.iter().map(|call| {
+            let env = |name: &str| call["env"][name].as_str().map(str::to_owned);
+            let request = Request::read(&env, &mut call["stdin"].to_string().as_bytes()).unwrap();
+            assert_eq!(
+                (
+                    request.args.get("K8S_POD_NAME"),
+                    request.args.ignore_unknown()
+                ),
+                (Some("rec"), true)
+            );
+            (request.command, request.netns.is_some())
+        });
+        // The namespace is gone when DEL is repeated.
+        assert_eq!(
+            read.collect::<Vec<_>>(),
+            [
+                (Command::Add, true),
+                (Command::Del, true),
+                (Command::Del, false),
+                (Command::Del, false)
+            ]
+        );
+    }
+
+    #[test]
+    fn the_recorded_calls_are_those_shared_by_all() {
+        let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/runtime");
+        let shared = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/data/runtime");
+        for name in ["containerd-1.6-ADD.json", "containerd-1.6-DEL.json"] {
+            match std::fs::read(shared.join(name)) {
+                Ok(text) => assert!(
+                    text == std::fs::read(own.join(name)).unwrap(),
+                    "{name} differs from {}",
+                    shared.display()
+                ),
+                Err(error) => eprintln!("SKIPPED: {name} is not beside the repository: {error}"),
+            }
+        }
+    }
+
+    #[test]
     fn each_command_asks_for_its_variables_and_names_all_that_are_missing() {
         let all = [
             "CNI_CONTAINERID",

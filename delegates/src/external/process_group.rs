@@ -288,3 +288,43 @@ fn read_available(
         Err(error) => Err(error),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::CommandExt;
+    use std::process::{Command, Stdio};
+
+    use super::*;
+
+    fn shell(script: &str) -> Group {
+        let piped = Stdio::piped;
+        let child = Command::new("/bin/sh")
+            .args(["-c", script])
+            .stdin(piped())
+            .stdout(piped())
+            .stderr(piped())
+            .process_group(0)
+            .spawn();
+        Group::new(child.unwrap())
+    }
+
+    #[test]
+    fn of_stderr_the_end_is_kept() {
+        let soon = Instant::now() + Duration::from_secs(20);
+        let collected = shell("head -c 300000 /dev/zero >&2; echo end >&2")
+            .run(b"", soon)
+            .ok()
+            .unwrap();
+        assert!(collected.stderr.ends_with(b"\0\0end\n"));
+        assert_eq!(collected.stderr.len(), STDERR_KEPT);
+    }
+
+    #[test]
+    fn a_group_that_is_dropped_is_killed() {
+        let group = shell("sleep 600");
+        let id = group.id();
+        drop(group);
+        let gone = kill(Pid::from_raw(i32::try_from(id).unwrap()), None);
+        assert_eq!(gone, Err(nix::errno::Errno::ESRCH));
+    }
+}
