@@ -1,5 +1,6 @@
-//! External delegates: any CNI plugin, found in the plugin folders and run as a process of its own. Everything about
-//! processes is here (time limit, group, pipes, errors); which plugin runs with which configuration is decided elsewhere.
+//! External delegates: any CNI plugin, found in the plugin folders and run as a process of its own.
+//! Everything about processes is here (time limit, group, pipes, errors); which plugin runs with
+//! which configuration is decided elsewhere.
 
 use std::ffi::{OsStr, OsString};
 use std::io::{self, ErrorKind};
@@ -43,14 +44,16 @@ pub struct ExecRequest<'a> {
     pub deadline: Instant,
     /// Further variables, set last.
     pub extra_env: &'a [(String, String)],
-    /// A descriptor the plugin inherits: a lock that has to outlive this process while the plugin runs.
+    /// A descriptor the plugin inherits: a lock that has to outlive this process while the plugin
+    /// runs.
     pub inherit: Option<BorrowedFd<'a>>,
     /// Called with the process id, which is its group's too, once the plugin runs.
     pub on_spawn: Option<&'a mut dyn FnMut(u32)>,
 }
 
-/// The plugin's program: the first executable file named `plugin_type` in the folders of `path`. Relative folders are passed
-/// over, so the working directory never matters. Code 7 when there is none, or when `plugin_type` could name a file elsewhere.
+/// The plugin's program: the first executable file named `plugin_type` in the folders of `path`.
+/// Relative folders are passed over, so the working directory never matters. Code 7 when there is
+/// none, or when `plugin_type` could name a file elsewhere.
 pub fn find(plugin_type: &str, path: &[PathBuf]) -> Result<PathBuf, CniError> {
     if !crate::cni::conf::is_plugin_name(plugin_type) {
         return Err(CniError::new(
@@ -70,10 +73,12 @@ pub fn find(plugin_type: &str, path: &[PathBuf]) -> Result<PathBuf, CniError> {
     which::which_in(plugin_type, Some(joined), "/").map_err(|_| not_found(plugin_type, &folders))
 }
 
-/// Runs the plugin and waits for it: the value it printed for ADD (`null` included) and VERSION, nothing for other commands.
+/// Runs the plugin and waits for it: the value it printed for ADD (`null` included) and VERSION,
+/// nothing for other commands.
 ///
-/// When the plugin fails with an error object, that is the error, unchanged. Otherwise the code is 100 and the message says how the plugin
-/// ended and what its last line on stderr was. At the deadline its whole process group is killed. "Text file busy" (a plugin that is just being
+/// When the plugin fails with an error object, that is the error, unchanged. Otherwise the code is
+/// 100 and the message says how the plugin ended and what its last line on stderr was. At the
+/// deadline its whole process group is killed. "Text file busy" (a plugin that is just being
 /// installed) is tried six times.
 pub fn exec(mut request: ExecRequest<'_>) -> Result<Option<Value>, CniError> {
     let started = Instant::now();
@@ -127,8 +132,8 @@ fn not_found(plugin_type: &str, folders: &[&Path]) -> CniError {
     .with_details("install it or correct \"type\"")
 }
 
-/// Waits before another try at a file that is busy. Six tries as in the reference, but within 5 seconds and short at first: an
-/// installer's copy is done in milliseconds.
+/// Waits before another try at a file that is busy. Six tries as in the reference, but within 5
+/// seconds and short at first: an installer's copy is done in milliseconds.
 const BUSY_WAITS: [Duration; 5] = [
     Duration::from_millis(10),
     Duration::from_millis(50),
@@ -152,8 +157,9 @@ fn spawn_when_ready(request: &ExecRequest<'_>) -> io::Result<Group> {
     spawn(request)
 }
 
-/// Held while a descriptor without close-on-exec is open, so that no plugin started by another thread of ours inherits it: the
-/// other plugin would hold this container's lock. Programs that others start in this process must not be long-lived.
+/// Held while a descriptor without close-on-exec is open, so that no plugin started by another
+/// thread of ours inherits it: the other plugin would hold this container's lock. Programs that
+/// others start in this process must not be long-lived.
 static SPAWNING: Mutex<()> = Mutex::new(());
 
 fn spawn(request: &ExecRequest<'_>) -> io::Result<Group> {
@@ -169,12 +175,14 @@ fn spawn(request: &ExecRequest<'_>) -> io::Result<Group> {
         .stderr(Stdio::piped())
         .process_group(0);
     let _guard = SPAWNING.lock().unwrap_or_else(PoisonError::into_inner);
-    // A copy of a descriptor has no close-on-exec flag; a lock of flock(2) belongs to all copies together.
+    // A copy of a descriptor has no close-on-exec flag; a lock of flock(2) belongs to all copies
+    // together.
     let _inherited = request.inherit.map(nix::unistd::dup).transpose()?;
     command.spawn().map(Group::new)
 }
 
-/// What is inherited (`TRACEPARENT` and its like among it), without any `CNI_…` of our own caller, then this request's.
+/// What is inherited (`TRACEPARENT` and its like among it), without any `CNI_…` of our own caller,
+/// then this request's.
 fn environment(
     inherited: impl Iterator<Item = (OsString, OsString)>,
     request: &ExecRequest<'_>,
@@ -255,7 +263,8 @@ fn failure(request: &ExecRequest<'_>, collected: &Collected) -> CniError {
     })
 }
 
-/// The error object on stdout. The reference plugins print one after their result when the namespace is their own, so the last counts.
+/// The error object on stdout. The reference plugins print one after their result when the
+/// namespace is their own, so the last counts.
 fn own_error(stdout: &[u8]) -> Option<CniError> {
     let documents = serde_json::Deserializer::from_slice(stdout).into_iter::<Value>();
     documents
@@ -492,7 +501,8 @@ mod tests {
 
     #[test]
     fn the_working_directory_is_never_searched() {
-        // Tests run in the crate's folder, where this file is; a colon would make `which` split the entry.
+        // Tests run in the crate's folder, where this file is; a colon would make `which` split the
+        // entry.
         assert!(Path::new("Cargo.toml").is_file());
         for folder in [".", "", "src/..", "/nonexistent:."] {
             assert!(

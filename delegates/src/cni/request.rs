@@ -1,5 +1,5 @@
-//! One call of a plugin: environment and stdin in, at most one JSON document out. The order of the checks is that of the
-//! reference plugins' skeleton; what a command does is left to the handler.
+//! One call of a plugin: environment and stdin in, at most one JSON document out. The order of the
+//! checks is that of the reference plugins' skeleton; what a command does is left to the handler.
 
 use std::cell::Cell;
 use std::fs::Metadata;
@@ -106,7 +106,8 @@ impl std::fmt::Display for Command {
     }
 }
 
-/// What a runtime asks of a plugin. Identity is there for ADD, CHECK and DEL, and for no other command.
+/// What a runtime asks of a plugin. Identity is there for ADD, CHECK and DEL, and for no other
+/// command.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Request {
     /// What to do.
@@ -127,12 +128,14 @@ pub struct Request {
     pub stdin: Vec<u8>,
     /// The configuration's version.
     pub version: Version,
-    /// `CNI_NETNS_OVERRIDE`: the plugin's own namespace is meant (the reference skeleton's variable).
+    /// `CNI_NETNS_OVERRIDE`: the plugin's own namespace is meant (the reference skeleton's
+    /// variable).
     pub netns_override: bool,
 }
 
 impl Request {
-    /// Reads a request. All variables that are missing are named in one error (code 4). stdin is not read for VERSION.
+    /// Reads a request. All variables that are missing are named in one error (code 4). stdin is
+    /// not read for VERSION.
     pub fn read(
         env: &dyn Fn(&str) -> Option<String>,
         stdin: &mut dyn Read,
@@ -161,8 +164,9 @@ impl Request {
             .ok_or_else(|| self.absent("CNI_NETNS"))
     }
 
-    /// Whether the request may be worked on at all. A command newer than the configuration is refused (code 1); so is the network namespace
-    /// of this thread or of process 1 (code 8, unless `CNI_NETNS_OVERRIDE` is set), and for ADD and CHECK one that does not exist.
+    /// Whether the request may be worked on at all. A command newer than the configuration is
+    /// refused (code 1); so is the network namespace of this thread or of process 1 (code 8, unless
+    /// `CNI_NETNS_OVERRIDE` is set), and for ADD and CHECK one that does not exist.
     pub fn admit(&self) -> Result<(), CniError> {
         let (command, version) = (self.command, self.version);
         if version < command.since() {
@@ -183,9 +187,10 @@ impl Request {
     }
 }
 
-/// Runs a plugin as a process: reads the request, calls `handler`, prints its answer or an error object in one write.
-/// A panic is an error object too. VERSION is answered here; a command newer than the configuration is refused (code 1), and so is work in
-/// this process's own network namespace, before the handler is called (code 8).
+/// Runs a plugin as a process: reads the request, calls `handler`, prints its answer or an error
+/// object in one write. A panic is an error object too. VERSION is answered here; a command newer
+/// than the configuration is refused (code 1), and so is work in this process's own network
+/// namespace, before the handler is called (code 8).
 pub fn serve(handler: impl FnOnce(&Request) -> Result<Option<Value>, CniError>) -> ExitCode {
     std::panic::set_hook(Box::new(remember_panic));
     let env = |name: &str| std::env::var_os(name).map(|value| value.to_string_lossy().into_owned());
@@ -218,7 +223,8 @@ pub fn answer(
     }
 }
 
-/// Reads a request, and tells `version` as soon as it is known: an error object is of the configuration's version.
+/// Reads a request, and tells `version` as soon as it is known: an error object is of the
+/// configuration's version.
 fn read(
     env: &dyn Fn(&str) -> Option<String>,
     stdin: &mut dyn Read,
@@ -338,7 +344,8 @@ fn perform(
 /// The network namespace of process 1.
 const HOST_NAMESPACE: &str = "/proc/1/ns/net";
 
-/// The reference skeleton looks only after the work is done, and leaves it there. A path that is gone is no fault on DEL.
+/// The reference skeleton looks only after the work is done, and leaves it there. A path that is
+/// gone is no fault on DEL.
 fn refuse_own_namespace(request: &Request, host: &Path) -> Result<(), CniError> {
     let Some(path) = request.netns.as_deref().filter(|_| !request.netns_override) else {
         return Ok(());
@@ -414,7 +421,8 @@ mod tests {
 
     type Changes = &'static [(&'static str, &'static str)];
 
-    /// A whole environment for `command`, with `changes` made to it; an empty value takes the variable away.
+    /// A whole environment for `command`, with `changes` made to it; an empty value takes the
+    /// variable away.
     fn environment(
         command: &str,
         changes: &[(&str, &str)],

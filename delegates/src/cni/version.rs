@@ -1,5 +1,5 @@
-//! The versions of the CNI specification, in their order. Nothing here knows what differs between them: that is with the
-//! results and requests that do.
+//! The versions of the CNI specification, in their order. Nothing here knows what differs between
+//! them: that is with the results and requests that do.
 
 use std::fmt;
 

@@ -1,5 +1,6 @@
-//! Typed reading of one JSON object. Keys match whatever their case, the last duplicate wins and `null` is absent, as in
-//! Go, so what works with the reference plugins works here; every error carries the key's whole path and what is accepted.
+//! Typed reading of one JSON object. Keys match whatever their case, the last duplicate wins and
+//! `null` is absent, as in Go, so what works with the reference plugins works here; every error
+//! carries the key's whole path and what is accepted.
 
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
@@ -51,7 +52,8 @@ impl<'a> View<'a> {
         self.typed(k, "true or false", Value::as_bool)
     }
 
-    /// A boolean, also written as the string "true" or "false" in any case (libcni's reading of list-level switches).
+    /// A boolean, also written as the string "true" or "false" in any case (libcni's reading of
+    /// list-level switches).
     pub fn lenient_bool(&self, k: &str) -> Result<bool, ConfigError> {
         let read = |value: &Value| match value {
             Value::Bool(b) => Some(*b),
@@ -135,7 +137,8 @@ impl<'a> View<'a> {
             .transpose()
     }
 
-    /// An address with its prefix length; host bits are kept. An empty string is an error, as it is to Go.
+    /// An address with its prefix length; host bits are kept. An empty string is an error, as it is
+    /// to Go.
     pub fn net(&self, k: &str) -> Result<Option<IpNet>, ConfigError> {
         self.string(k)?
             .map(|s| {
@@ -196,7 +199,8 @@ pub(crate) fn find<'a>(map: &'a Map<String, Value>, key: &str) -> Option<&'a Val
         .map(|(_, value)| value)
 }
 
-/// What a value is, for an error line. Contents are shown of short scalars alone: the rest may be long, or secret.
+/// What a value is, for an error line. Contents are shown of short scalars alone: the rest may be
+/// long, or secret.
 pub(crate) fn kind(value: &Value) -> String {
     match value {
         Value::Null => "null".into(),

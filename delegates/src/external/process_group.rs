@@ -1,5 +1,6 @@
-//! A child process with its group and its three pipes, run to its end or to a deadline by one thread that never blocks on
-//! a pipe. It knows nothing of CNI; a group that is dropped before its end is killed.
+//! A child process with its group and its three pipes, run to its end or to a deadline by one
+//! thread that never blocks on a pipe. It knows nothing of CNI; a group that is dropped before its
+//! end is killed.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -77,8 +78,8 @@ impl Group {
         self.id
     }
 
-    /// Writes `stdin`, reads what is printed, and waits for the process itself to end. Whoever else still holds the pipes then (a
-    /// daemon it started) is not waited for.
+    /// Writes `stdin`, reads what is printed, and waits for the process itself to end. Whoever else
+    /// still holds the pipes then (a daemon it started) is not waited for.
     pub fn run(mut self, stdin: &[u8], deadline: Instant) -> Result<Collected, Interruption> {
         let Some(child) = self.child.as_mut() else {
             return Err(io::Error::from(ErrorKind::NotFound).into());
@@ -112,7 +113,8 @@ impl Group {
     }
 }
 
-/// A process that closed its pipes is gone within microseconds; one that lives on without them is looked at now and then.
+/// A process that closed its pipes is gone within microseconds; one that lives on without them is
+/// looked at now and then.
 const SHORTEST_PAUSE: Duration = Duration::from_micros(50);
 const LONGEST_PAUSE: Duration = Duration::from_millis(20);
 
@@ -122,7 +124,8 @@ impl Drop for Group {
             return;
         };
         if let Ok(id) = i32::try_from(self.id) {
-            // Not reaped yet, so the ids are still its own. The group is gone when ESRCH says so; both are tried, for it may have left its group.
+            // Not reaped yet, so the ids are still its own. The group is gone when ESRCH says so;
+            // both are tried, for it may have left its group.
             let _ = killpg(Pid::from_raw(id), Signal::SIGKILL);
             let _ = kill(Pid::from_raw(id), Signal::SIGKILL);
         }
@@ -139,7 +142,8 @@ impl Drop for Group {
     }
 }
 
-/// Our ends of the pipes, none of which blocks; each is closed as soon as it has nothing more to move.
+/// Our ends of the pipes, none of which blocks; each is closed as soon as it has nothing more to
+/// move.
 struct Pipes<'a> {
     stdin: Option<ChildStdin>,
     to_write: &'a [u8],
@@ -190,8 +194,8 @@ impl<'a> Pipes<'a> {
         Ok(wrote || printed || said)
     }
 
-    /// Takes what the ended process left in the pipes, and closes them. That is never more than the pipes hold; a daemon that
-    /// goes on writing is not followed further.
+    /// Takes what the ended process left in the pipes, and closes them. That is never more than the
+    /// pipes hold; a daemon that goes on writing is not followed further.
     fn drain(&mut self) -> Result<(), Interruption> {
         self.stdin = None;
         for _ in 0..LARGEST_PIPE / CHUNK {
@@ -229,7 +233,8 @@ impl<'a> Pipes<'a> {
         Ok(moved)
     }
 
-    /// Waits until something can be moved, but no longer than `timeout` (rounded up to a millisecond while a pipe is open).
+    /// Waits until something can be moved, but no longer than `timeout` (rounded up to a
+    /// millisecond while a pipe is open).
     fn wait(&self, timeout: Duration) -> io::Result<()> {
         let input = self
             .stdin
@@ -261,7 +266,8 @@ fn access_mode(fd: BorrowedFd<'_>) -> nix::Result<OFlag> {
     Ok(OFlag::from_bits_truncate(fcntl(fd, FcntlArg::F_GETFL)?))
 }
 
-/// Reads what is there, at most [`CHUNK`] bytes a call and never past `max` in all; closes the pipe at its end. Whether anything was read.
+/// Reads what is there, at most [`CHUNK`] bytes a call and never past `max` in all; closes the pipe
+/// at its end. Whether anything was read.
 fn read_available(
     pipe: &mut Option<impl Read>,
     into: &mut Vec<u8>,
