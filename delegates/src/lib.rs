@@ -4,6 +4,7 @@ pub mod cni;
 pub mod configure;
 pub mod delegate;
 pub mod external;
+pub mod firewall;
 pub mod ipam;
 pub mod netlink;
 pub mod netns;

@@ -6,6 +6,7 @@ pub mod link;
 pub mod mac;
 pub mod message;
 pub mod neighbour;
+pub mod nftables;
 pub mod route;
 pub mod socket;
 pub mod vlan;

@@ -167,6 +167,49 @@ impl Netlink {
             .collect()
     }
 
+    /// Sends requests between the two messages that make one transaction of them (`nfnetlink_rcv_batch`) and returns
+    /// each one's own outcome, in order. If one is refused, none was done.
+    ///
+    /// # Errors
+    /// The transaction as a whole was refused, or the conversation failed.
+    pub(super) fn batch(&self, begin: Message, requests: Vec<Request>, end: Message) -> Result<Vec<Option<Error>>> {
+        let whole = self.next_sequence();
+        let mut datagram = begin.finish(whole, 0);
+        let mut operations = Vec::with_capacity(requests.len());
+        let last = requests.len().saturating_sub(1);
+        for (position, request) in requests.into_iter().enumerate() {
+            // The kernel answers in order, refusals without being asked: the last one's answer closes the list.
+            // The first and last message answer on some kernels (6.10) and not on others, so they are not asked.
+            let flags = if position == last { libc::NLM_F_ACK } else { 0 };
+            let sequence = self.next_sequence();
+            datagram.extend(request.message.finish(sequence, flags));
+            operations.push((sequence, request.operation));
+        }
+        let Some((_, first)) = operations.first() else {
+            return Ok(Vec::new());
+        };
+        datagram.extend(end.finish(self.next_sequence(), 0));
+        self.send(first, &datagram)?;
+        let mut outcomes = vec![None; operations.len()];
+        let mut answered = false;
+        while !answered {
+            self.receive(first, |header, payload| {
+                if i32::from(header.kind) != libc::NLMSG_ERROR {
+                    return Ok(());
+                }
+                if header.sequence == whole {
+                    return refusal(first, payload).map_or(Ok(()), Err);
+                }
+                if let Some(position) = operations.iter().position(|(sequence, _)| *sequence == header.sequence) {
+                    outcomes[position] = refusal(&operations[position].1, payload);
+                    answered |= position == last;
+                }
+                Ok(())
+            })?;
+        }
+        Ok(outcomes)
+    }
+
     /// Sends a request that is answered by one object. `ENODEV` and `ENOENT` mean there is none.
     ///
     /// # Errors

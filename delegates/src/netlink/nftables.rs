@@ -1,0 +1,557 @@
+//! nf_tables by nfnetlink (`linux/netfilter/nf_tables.h`): tables, chains, rules and sets, changed in transactions that
+//! the kernel applies whole or not at all, and read back by dumps. What the rules are for is `firewall`'s business.
+//! All numbers are in network order here.
+
+use nix::errno::Errno;
+
+use super::message::{Attributes, HEADER, Message, text};
+use super::socket::{Error, Netlink, Request, Result};
+
+const LIST_ELEM: u16 = 1;
+
+const TABLE_NAME: u16 = 1;
+
+const CHAIN_TABLE: u16 = 1;
+const CHAIN_NAME: u16 = 3;
+const CHAIN_HOOK: u16 = 4;
+const CHAIN_POLICY: u16 = 5;
+const CHAIN_TYPE: u16 = 7;
+const HOOK_NUMBER: u16 = 1;
+const HOOK_PRIORITY: u16 = 2;
+const POLICY_ACCEPT: u32 = 1;
+
+const RULE_TABLE: u16 = 1;
+const RULE_CHAIN: u16 = 2;
+const RULE_HANDLE: u16 = 3;
+const RULE_EXPRESSIONS: u16 = 4;
+const RULE_USERDATA: u16 = 7;
+
+const SET_TABLE: u16 = 1;
+const SET_NAME: u16 = 2;
+const SET_FLAGS: u16 = 3;
+const SET_KEY_TYPE: u16 = 4;
+const SET_KEY_LENGTH: u16 = 5;
+const SET_ID: u16 = 10;
+
+const ELEMENTS_TABLE: u16 = 1;
+const ELEMENTS_SET: u16 = 2;
+const ELEMENTS: u16 = 3;
+const ELEMENT_KEY: u16 = 1;
+const ELEMENT_USERDATA: u16 = 6;
+
+const DATA_VALUE: u16 = 1;
+const DATA_VERDICT: u16 = 2;
+const VERDICT_CODE: u16 = 1;
+const DROP: u32 = 0;
+
+const EXPRESSION_NAME: u16 = 1;
+const EXPRESSION_DATA: u16 = 2;
+const PAYLOAD_REGISTER: u16 = 1;
+const PAYLOAD_BASE: u16 = 2;
+const PAYLOAD_OFFSET: u16 = 3;
+const PAYLOAD_LENGTH: u16 = 4;
+const META_REGISTER: u16 = 1;
+const META_KEY: u16 = 2;
+const BITWISE_FROM: u16 = 1;
+const BITWISE_TO: u16 = 2;
+const BITWISE_LENGTH: u16 = 3;
+const BITWISE_MASK: u16 = 4;
+const BITWISE_XOR: u16 = 5;
+const CMP_REGISTER: u16 = 1;
+const CMP_OPERATOR: u16 = 2;
+const CMP_DATA: u16 = 3;
+const LOOKUP_SET: u16 = 1;
+const LOOKUP_REGISTER: u16 = 2;
+const LOOKUP_FLAGS: u16 = 5;
+const IMMEDIATE_REGISTER: u16 = 1;
+const IMMEDIATE_DATA: u16 = 2;
+
+/// The longest comment `nft` shows, its closing NUL included (`NFTNL_UDATA_COMMENT_MAXLEN`).
+pub const COMMENT_MAX: usize = 128;
+/// `NFTNL_UDATA_RULE_COMMENT` and `NFTNL_UDATA_SET_ELEM_COMMENT`: how `nft` marks a comment in user data.
+const COMMENT: u8 = 0;
+
+/// A table's family: which packets its chains can see.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Family {
+    /// IPv4 and IPv6.
+    Inet,
+    /// Frames that pass a bridge.
+    Bridge,
+}
+
+impl Family {
+    fn number(self) -> u8 {
+        (match self {
+            Self::Inet => libc::NFPROTO_INET,
+            Self::Bridge => libc::NFPROTO_BRIDGE,
+        }) as u8
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Inet => "inet",
+            Self::Bridge => "bridge",
+        }
+    }
+}
+
+/// A table, by which everything else is found.
+#[derive(Debug, Clone, Copy)]
+pub struct Table<'a> {
+    /// Its family.
+    pub family: Family,
+    /// Its name, unique in the family.
+    pub name: &'a str,
+}
+
+/// A chain that the kernel calls at a hook.
+#[derive(Debug, Clone, Copy)]
+pub struct BaseChain<'a> {
+    /// Its name, unique in the table.
+    pub name: &'a str,
+    /// `filter` or `nat`.
+    pub kind: &'a str,
+    /// `NF_INET_…` or `NF_BR_…`.
+    pub hook: i32,
+    /// Lower runs earlier.
+    pub priority: i32,
+}
+
+/// A set of keys.
+#[derive(Debug, Clone, Copy)]
+pub struct Set<'a> {
+    /// Its name, unique in the table.
+    pub name: &'a str,
+    /// `nft`'s number for the type of the key; the kernel only hands it back.
+    pub key_type: u32,
+    /// Size of a key in bytes.
+    pub key_length: u32,
+}
+
+/// A rule as the kernel holds it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rule {
+    /// By which it is deleted.
+    pub handle: u64,
+    /// Its comment; empty when it has none.
+    pub comment: String,
+    /// What it does.
+    pub expressions: Vec<Expression>,
+}
+
+/// One expression of a rule: its name, and of its operands those that make it what it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Expression {
+    name: String,
+    operands: Vec<Vec<u8>>,
+}
+
+/// An element of a set as the kernel holds it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Element {
+    /// The key.
+    pub key: Vec<u8>,
+    /// Its comment; empty when it has none.
+    pub comment: String,
+}
+
+/// Changes that the kernel makes all at once or not at all.
+#[derive(Debug, Default)]
+pub struct Transaction {
+    requests: Vec<Request>,
+    /// For each request, what the kernel lacks when it does not know what is asked for.
+    features: Vec<&'static str>,
+}
+
+impl Transaction {
+    /// Makes the table unless it is there.
+    #[must_use]
+    pub fn table(self, table: Table<'_>) -> Self {
+        let feature = match table.family {
+            Family::Inet => "nf_tables for IPv4 and IPv6 (CONFIG_NF_TABLES_INET)",
+            Family::Bridge => "nf_tables for bridges (CONFIG_NF_TABLES_BRIDGE)",
+        };
+        let message = table.message(libc::NFT_MSG_NEWTABLE, libc::NLM_F_CREATE).text(TABLE_NAME, table.name);
+        self.and(format!("create {table}"), message, feature)
+    }
+
+    /// Makes the chain unless it is there. `feature` is what the kernel lacks when it knows no such chain.
+    #[must_use]
+    pub fn chain(self, table: Table<'_>, chain: BaseChain<'_>, feature: &'static str) -> Self {
+        let message = table
+            .message(libc::NFT_MSG_NEWCHAIN, libc::NLM_F_CREATE)
+            .text(CHAIN_TABLE, table.name)
+            .text(CHAIN_NAME, chain.name)
+            .nest(CHAIN_HOOK, |hook| {
+                hook.be32(HOOK_NUMBER, chain.hook as u32).be32(HOOK_PRIORITY, chain.priority as u32)
+            })
+            .be32(CHAIN_POLICY, POLICY_ACCEPT)
+            .text(CHAIN_TYPE, chain.kind);
+        self.and(format!("create chain {} in {table}", chain.name), message, feature)
+    }
+
+    /// Empties a chain.
+    #[must_use]
+    pub fn flush(self, table: Table<'_>, chain: &str) -> Self {
+        let message = table.message(libc::NFT_MSG_DELRULE, 0).text(RULE_TABLE, table.name).text(RULE_CHAIN, chain);
+        self.and(format!("empty chain {chain} of {table}"), message, "")
+    }
+
+    /// Appends a rule. `feature` is what the kernel lacks when it does not know an expression.
+    #[must_use]
+    pub fn rule(
+        self,
+        table: Table<'_>,
+        chain: &str,
+        expressions: impl FnOnce(Expressions) -> Expressions,
+        comment: &str,
+        feature: &'static str,
+    ) -> Self {
+        let message = table
+            .message(libc::NFT_MSG_NEWRULE, libc::NLM_F_CREATE | libc::NLM_F_APPEND)
+            .text(RULE_TABLE, table.name)
+            .text(RULE_CHAIN, chain)
+            .nest(RULE_EXPRESSIONS, |list| expressions(Expressions(list)).0)
+            .attr_if(RULE_USERDATA, write_comment(comment));
+        self.and(format!("add a rule to chain {chain} of {table}"), message, feature)
+    }
+
+    /// Deletes a rule.
+    #[must_use]
+    pub fn delete_rule(self, table: Table<'_>, chain: &str, handle: u64) -> Self {
+        let message = table
+            .message(libc::NFT_MSG_DELRULE, 0)
+            .text(RULE_TABLE, table.name)
+            .text(RULE_CHAIN, chain)
+            .attr(RULE_HANDLE, handle.to_be_bytes());
+        self.and(format!("delete rule {handle} of chain {chain} of {table}"), message, "")
+    }
+
+    /// Makes the set unless it is there.
+    #[must_use]
+    pub fn set(self, table: Table<'_>, set: Set<'_>) -> Self {
+        // Any number will do that no other set of this transaction has.
+        let id = self.requests.len() as u32 + 1;
+        let message = table
+            .message(libc::NFT_MSG_NEWSET, libc::NLM_F_CREATE)
+            .text(SET_TABLE, table.name)
+            .text(SET_NAME, set.name)
+            .be32(SET_FLAGS, 0)
+            .be32(SET_KEY_TYPE, set.key_type)
+            .be32(SET_KEY_LENGTH, set.key_length)
+            .be32(SET_ID, id);
+        self.and(format!("create set {} in {table}", set.name), message, "nf_tables sets (CONFIG_NF_TABLES)")
+    }
+
+    /// Adds an element unless it is there.
+    #[must_use]
+    pub fn element(self, table: Table<'_>, set: Set<'_>, key: &[u8], comment: &str) -> Self {
+        let message = table.elements(
+            libc::NFT_MSG_NEWSETELEM,
+            libc::NLM_F_CREATE,
+            set,
+            |element| element.attr_if(ELEMENT_USERDATA, write_comment(comment)),
+            key,
+        );
+        self.and(format!("add an element to set {} of {table}", set.name), message, "")
+    }
+
+    /// Deletes an element.
+    #[must_use]
+    pub fn delete_element(self, table: Table<'_>, set: Set<'_>, key: &[u8]) -> Self {
+        let message = table.elements(libc::NFT_MSG_DELSETELEM, 0, set, |element| element, key);
+        self.and(format!("delete an element of set {} of {table}", set.name), message, "")
+    }
+
+    fn and(mut self, operation: String, message: Message, feature: &'static str) -> Self {
+        self.requests.push(Request::new(operation, message));
+        self.features.push(feature);
+        self
+    }
+}
+
+impl Table<'_> {
+    fn message(self, kind: i32, flags: i32) -> Message {
+        let kind = (libc::NFNL_SUBSYS_NFTABLES << 8 | kind) as u16;
+        Message::new(kind, flags).fixed(&[self.family.number(), 0, 0, 0])
+    }
+
+    fn elements(
+        self,
+        kind: i32,
+        flags: i32,
+        set: Set<'_>,
+        more: impl FnOnce(Message) -> Message,
+        key: &[u8],
+    ) -> Message {
+        self.message(kind, flags).text(ELEMENTS_TABLE, self.name).text(ELEMENTS_SET, set.name).nest(ELEMENTS, |list| {
+            list.nest(LIST_ELEM, |element| more(element.nest(ELEMENT_KEY, |data| data.attr(DATA_VALUE, key))))
+        })
+    }
+}
+
+impl std::fmt::Display for Table<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "nf_tables table {} {}", self.family.name(), self.name)
+    }
+}
+
+/// A 16-byte register (`NFT_REG_1` …) that one expression fills and a later one reads. Values longer than a register
+/// go on in the next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Register(u32);
+
+impl Register {
+    /// The first.
+    pub const FIRST: Self = Self(libc::NFT_REG_1 as u32);
+    /// The second, right behind the first: both together are the key of a concatenation.
+    pub const SECOND: Self = Self(libc::NFT_REG_2 as u32);
+}
+
+/// Which of a packet's headers a [`Expressions::payload`] counts from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Layer {
+    /// Ethernet.
+    Link,
+    /// IPv4 or IPv6.
+    Network,
+}
+
+/// The expressions of a rule, in the order in which the kernel works through them.
+#[derive(Debug)]
+pub struct Expressions(Message);
+
+impl Expressions {
+    /// Loads `length` bytes of a header.
+    #[must_use]
+    pub fn payload(self, to: Register, layer: Layer, offset: u32, length: usize) -> Self {
+        let base = match layer {
+            Layer::Link => libc::NFT_PAYLOAD_LL_HEADER,
+            Layer::Network => libc::NFT_PAYLOAD_NETWORK_HEADER,
+        };
+        self.and("payload", |data| {
+            data.be32(PAYLOAD_REGISTER, to.0)
+                .be32(PAYLOAD_BASE, base as u32)
+                .be32(PAYLOAD_OFFSET, offset)
+                .be32(PAYLOAD_LENGTH, length as u32)
+        })
+    }
+
+    /// Loads what the kernel knows of a packet (`NFT_META_…`).
+    #[must_use]
+    pub fn meta(self, to: Register, key: i32) -> Self {
+        self.and("meta", |data| data.be32(META_REGISTER, to.0).be32(META_KEY, key as u32))
+    }
+
+    /// Keeps the bits of a register that are set in the mask.
+    #[must_use]
+    pub fn mask(self, register: Register, mask: &[u8]) -> Self {
+        let zeros = vec![0; mask.len()];
+        self.and("bitwise", |data| {
+            data.be32(BITWISE_FROM, register.0)
+                .be32(BITWISE_TO, register.0)
+                .be32(BITWISE_LENGTH, mask.len() as u32)
+                .nest(BITWISE_MASK, |value| value.attr(DATA_VALUE, mask))
+                .nest(BITWISE_XOR, |value| value.attr(DATA_VALUE, zeros))
+        })
+    }
+
+    /// Goes on only if the register holds this.
+    #[must_use]
+    pub fn equals(self, register: Register, value: &[u8]) -> Self {
+        self.compare(register, libc::NFT_CMP_EQ, value)
+    }
+
+    /// Goes on only if the register holds something else.
+    #[must_use]
+    pub fn differs(self, register: Register, value: &[u8]) -> Self {
+        self.compare(register, libc::NFT_CMP_NEQ, value)
+    }
+
+    /// Goes on only if the key that starts in the register is in the set.
+    #[must_use]
+    pub fn within(self, register: Register, set: Set<'_>) -> Self {
+        self.lookup(register, set, 0)
+    }
+
+    /// Goes on only if the key that starts in the register is not in the set.
+    #[must_use]
+    pub fn outside(self, register: Register, set: Set<'_>) -> Self {
+        self.lookup(register, set, libc::NFT_LOOKUP_F_INV)
+    }
+
+    /// Drops the packet.
+    #[must_use]
+    pub fn drop(self) -> Self {
+        self.and("immediate", |data| {
+            data.be32(IMMEDIATE_REGISTER, libc::NFT_REG_VERDICT as u32)
+                .nest(IMMEDIATE_DATA, |value| value.nest(DATA_VERDICT, |verdict| verdict.be32(VERDICT_CODE, DROP)))
+        })
+    }
+
+    /// Gives the connection the address of the interface it leaves by.
+    #[must_use]
+    pub fn masquerade(self) -> Self {
+        self.and("masq", |data| data)
+    }
+
+    /// What a rule made of these will read as.
+    #[must_use]
+    pub fn describe(expressions: impl FnOnce(Self) -> Self) -> Vec<Expression> {
+        let list = expressions(Self(Message::new(0, 0))).0.finish(0, 0);
+        read_expressions(Attributes(list.get(HEADER..).unwrap_or_default()))
+    }
+
+    fn compare(self, register: Register, operator: i32, value: &[u8]) -> Self {
+        self.and("cmp", |data| {
+            data.be32(CMP_REGISTER, register.0)
+                .be32(CMP_OPERATOR, operator as u32)
+                .nest(CMP_DATA, |data| data.attr(DATA_VALUE, value))
+        })
+    }
+
+    fn lookup(self, register: Register, set: Set<'_>, flags: i32) -> Self {
+        self.and("lookup", |data| {
+            data.text(LOOKUP_SET, set.name).be32(LOOKUP_REGISTER, register.0).be32(LOOKUP_FLAGS, flags as u32)
+        })
+    }
+
+    fn and(self, name: &str, data: impl FnOnce(Message) -> Message) -> Self {
+        Self(self.0.nest(LIST_ELEM, |expression| expression.text(EXPRESSION_NAME, name).nest(EXPRESSION_DATA, data)))
+    }
+}
+
+impl Netlink {
+    /// Makes all changes of a transaction, or none.
+    ///
+    /// # Errors
+    /// The first change that the kernel refuses; it says which feature the kernel lacks where that is the cause.
+    pub fn transaction(&self, transaction: Transaction) -> Result<()> {
+        let Transaction { requests, features } = transaction;
+        let outcomes = self.batch(boundary(libc::NFNL_MSG_BATCH_BEGIN), requests, boundary(libc::NFNL_MSG_BATCH_END));
+        let refused = outcomes
+            .map_err(|error| name_lack(error, "nf_tables (CONFIG_NF_TABLES)"))?
+            .into_iter()
+            .zip(features)
+            .find_map(|(outcome, feature)| Some(name_lack(outcome?, feature)));
+        refused.map_or(Ok(()), Err)
+    }
+
+    /// The rules of a chain, in order; none when there is no such chain.
+    ///
+    /// # Errors
+    /// The kernel's refusal.
+    pub fn rules(&self, table: Table<'_>, chain: &str) -> Result<Vec<Rule>> {
+        let message = table.message(libc::NFT_MSG_GETRULE, 0).text(RULE_TABLE, table.name).text(RULE_CHAIN, chain);
+        let request = Request::new(format!("list chain {chain} of {table}"), message);
+        none_if_absent(self.dump(request, |payload| read_rule(payload, chain)))
+    }
+
+    /// The elements of a set, in no order; none when there is no such set.
+    ///
+    /// # Errors
+    /// The kernel's refusal.
+    pub fn elements(&self, table: Table<'_>, set: &str) -> Result<Vec<Element>> {
+        let message =
+            table.message(libc::NFT_MSG_GETSETELEM, 0).text(ELEMENTS_TABLE, table.name).text(ELEMENTS_SET, set);
+        let request = Request::new(format!("list set {set} of {table}"), message);
+        let parts = none_if_absent(self.dump(request, |payload| Some(read_elements(payload))))?;
+        Ok(parts.into_iter().flatten().collect())
+    }
+}
+
+/// The message that opens or closes a transaction. It is for the subsystem as a whole, of no family.
+fn boundary(kind: i32) -> Message {
+    let [high, low] = (libc::NFNL_SUBSYS_NFTABLES as u16).to_be_bytes();
+    Message::new(kind as u16, 0).fixed(&[libc::AF_UNSPEC as u8, libc::NFNETLINK_V0 as u8, high, low])
+}
+
+/// A kernel that was built without a part, or whose modules are not installed, answers with one of these and says no
+/// more. A request that needs no such part comes with an empty `feature`.
+fn name_lack(mut error: Error, feature: &str) -> Error {
+    let unknown =
+        matches!(error.errno, Errno::ENOENT | Errno::EOPNOTSUPP | Errno::EAFNOSUPPORT | Errno::EPROTONOSUPPORT);
+    if unknown && error.message.is_none() && !feature.is_empty() {
+        error.message = Some(format!("the kernel lacks {feature}"));
+    }
+    error
+}
+
+/// What is listed is absent: the object itself, its family, or (`EINVAL` of `nfnetlink_rcv_msg`) all of nf_tables.
+fn none_if_absent<T>(listed: Result<Vec<T>>) -> Result<Vec<T>> {
+    match listed {
+        Err(e) if matches!(e.errno, Errno::ENOENT | Errno::EOPNOTSUPP | Errno::EAFNOSUPPORT | Errno::EINVAL) => {
+            Ok(Vec::new())
+        }
+        other => other,
+    }
+}
+
+fn read_rule(payload: &[u8], chain: &str) -> Option<Rule> {
+    let attributes = Attributes(payload.get(4..)?);
+    // Kernels before 4.4 do not filter.
+    (attributes.get(RULE_CHAIN).map(text).as_deref() == Some(chain)).then_some(())?;
+    Some(Rule {
+        handle: u64::from_be_bytes(attributes.get(RULE_HANDLE)?.try_into().ok()?),
+        comment: read_comment(attributes.get(RULE_USERDATA)),
+        expressions: read_expressions(attributes.nested(RULE_EXPRESSIONS)),
+    })
+}
+
+fn read_expressions(list: Attributes<'_>) -> Vec<Expression> {
+    list.map(|(_, expression)| {
+        let expression = Attributes(expression);
+        let name = expression.get(EXPRESSION_NAME).map(text).unwrap_or_default();
+        let data = expression.nested(EXPRESSION_DATA);
+        let plain = |kind| data.get(kind).unwrap_or_default().to_vec();
+        let value = |kind| data.nested(kind).get(DATA_VALUE).unwrap_or_default().to_vec();
+        let operands = match name.as_str() {
+            "payload" => vec![plain(PAYLOAD_BASE), plain(PAYLOAD_OFFSET), plain(PAYLOAD_LENGTH)],
+            "meta" => vec![plain(META_KEY)],
+            "bitwise" => vec![value(BITWISE_MASK)],
+            "cmp" => vec![plain(CMP_OPERATOR), value(CMP_DATA)],
+            "lookup" => vec![plain(LOOKUP_SET), plain(LOOKUP_FLAGS)],
+            _ => Vec::new(),
+        };
+        Expression { name, operands }
+    })
+    .collect()
+}
+
+fn read_elements(payload: &[u8]) -> Vec<Element> {
+    let attributes = Attributes(payload.get(4..).unwrap_or_default());
+    let read = |element| {
+        let element = Attributes(element);
+        Some(Element {
+            key: element.nested(ELEMENT_KEY).get(DATA_VALUE)?.to_vec(),
+            comment: read_comment(element.get(ELEMENT_USERDATA)),
+        })
+    };
+    attributes.nested(ELEMENTS).filter_map(|(_, element)| read(element)).collect()
+}
+
+/// User data is a list of type, length and value, a byte each of the former two; `nft` shows one as `comment "…"`.
+fn write_comment(comment: &str) -> Option<Vec<u8>> {
+    let length = comment.len() + 1;
+    (!comment.is_empty() && length <= COMMENT_MAX).then(|| {
+        let mut bytes = vec![COMMENT, length as u8];
+        bytes.extend_from_slice(comment.as_bytes());
+        bytes.push(0);
+        bytes
+    })
+}
+
+fn read_comment(user_data: Option<&[u8]>) -> String {
+    let mut rest = user_data.unwrap_or_default();
+    while let [kind, length, more @ ..] = rest {
+        let Some(value) = more.get(..usize::from(*length)) else {
+            break;
+        };
+        if *kind == COMMENT {
+            return text(value);
+        }
+        rest = &more[value.len()..];
+    }
+    String::new()
+}
