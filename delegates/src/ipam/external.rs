@@ -123,3 +123,105 @@ impl External {
         error.context(format_args!("IPAM {}", self.plugin))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+
+    use serde_json::json;
+
+    use super::super::testing::{Asking, with};
+    use super::*;
+
+    /// A pod whose IPAM plugin notes each call and then runs `script`.
+    fn asking(version: &str, script: &str) -> Asking {
+        let mut pod = Asking::new(&with(json!({"cniVersion": version, "ipam": {"type": "noting"}, "master": "eth9"})));
+        let folder = pod.place.path().join("bin");
+        let plugin = folder.join("noting");
+        fs::create_dir(&folder).unwrap();
+        let note = format!(
+            "{0}/stdin.$CNI_COMMAND; echo $CNI_COMMAND $CNI_CONTAINERID $CNI_IFNAME $CNI_ARGS >> {0}/calls",
+            folder.display()
+        );
+        fs::write(&plugin, format!("#!/bin/sh\ncat > {note}\n{script}\n")).unwrap();
+        fs::set_permissions(&plugin, fs::Permissions::from_mode(0o755)).unwrap();
+        pod.path = vec![folder];
+        pod.args = "K8S_POD_NAME=p".to_string();
+        pod
+    }
+
+    fn noted(pod: &Asking, name: &str) -> String {
+        fs::read_to_string(pod.place.path().join("bin").join(name)).unwrap_or_default()
+    }
+
+    fn ours() -> External {
+        External::new("noting")
+    }
+
+    #[test]
+    fn it_is_sent_the_whole_configuration_and_its_result_is_read() {
+        let pod = asking(
+            "1.0.0",
+            r#"echo '{"ips": [{"address": "10.0.0.5/24", "gateway": "10.0.0.1"}], "dns": {"domain": "d"}}'"#,
+        );
+        let result = pod.ask(|at| ours().add(at)).unwrap();
+        assert_eq!(result.ips[0].address.to_string(), "10.0.0.5/24");
+        assert_eq!(result.dns.domain, "d");
+        assert_eq!(noted(&pod, "calls"), "ADD c1 eth0 K8S_POD_NAME=p\n");
+        assert_eq!(noted(&pod, "stdin.ADD").as_bytes(), pod.conf.to_bytes());
+    }
+
+    #[test]
+    fn a_failed_add_is_taken_back_and_its_error_kept() {
+        let failing = r#"[ $CNI_COMMAND = ADD ] && { echo '{"code": 11, "msg": "pool busy", "details": "later"}'; exit 1; }; exit 0"#;
+        for (script, code, expected) in
+            [(failing, code::TRY_AGAIN, "IPAM noting: pool busy"), ("echo garbage", code::DELEGATE, "IPAM noting: ")]
+        {
+            let pod = asking("1.0.0", script);
+            let error = pod.ask(|at| ours().add(at)).unwrap_err();
+            assert!(error.msg.starts_with(expected), "{error}");
+            assert_eq!(noted(&pod, "calls"), "ADD c1 eth0 K8S_POD_NAME=p\nDEL c1 eth0 K8S_POD_NAME=p\n");
+            assert_eq!(error.code, code, "{error}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_taken_back_is_said() {
+        let pod = asking("1.0.0", r#"echo "{\"code\": 7, \"msg\": \"no $CNI_COMMAND\"}"; exit 1"#);
+        let error = pod.ask(|at| ours().add(at)).unwrap_err();
+        assert_eq!((error.code, error.msg.as_str()), (code::UNDO_INCOMPLETE, "IPAM noting: no ADD"));
+        assert!(error.details.contains("no DEL"), "{error}");
+    }
+
+    #[test]
+    fn a_missing_plugin_is_named_and_nothing_is_undone() {
+        let pod = asking("1.0.0", "");
+        let error = pod.ask(|at| External::new("nowhere").add(at)).unwrap_err();
+        assert_eq!(error.code, code::CONFIG);
+        assert!(error.msg.contains("nowhere"), "{error}");
+        assert_eq!(noted(&pod, "calls"), "");
+    }
+
+    #[test]
+    fn each_verb_is_forwarded_from_the_version_that_has_it() {
+        for (version, expected) in [
+            ("0.3.1", "DEL c1 eth0 K8S_POD_NAME=p\n"),
+            ("0.4.0", "CHECK c1 eth0 K8S_POD_NAME=p\nDEL c1 eth0 K8S_POD_NAME=p\n"),
+            ("1.1.0", "CHECK c1 eth0 K8S_POD_NAME=p\nDEL c1 eth0 K8S_POD_NAME=p\nSTATUS\nGC\n"),
+        ] {
+            let pod = asking(version, "");
+            let valid = [ValidAttachment { container_id: "c7".to_string(), interface: "net1".to_string() }];
+            pod.ask(|at| {
+                ours().check(at).unwrap();
+                ours().release(at).unwrap();
+                ours().status(&at.context).unwrap();
+                ours().gc(&at.context, &valid).unwrap();
+            });
+            let calls: String = noted(&pod, "calls").lines().map(|call| format!("{}\n", call.trim_end())).collect();
+            assert_eq!(calls, expected, "{version}");
+            let sent = noted(&pod, "stdin.GC");
+            assert_eq!(sent.contains(r#"{"containerID":"c7","ifname":"net1"}"#), version == "1.1.0", "{sent}");
+        }
+    }
+}

@@ -118,16 +118,17 @@ impl HostLocal {
         Ok(CniResult { ips, routes: self.routes.clone(), dns, ..CniResult::default() })
     }
 
-    /// Whether the attachment holds an address of each pool, and the result names them.
+    /// Whether the attachment holds an address of each pool, and `prevResult`, where there is one, names them.
     ///
     /// # Errors
     /// What is missing (code 100); files that cannot be used (5).
-    pub fn check(&self, at: &Attachment<'_>, result: &CniResult) -> Result<(), CniError> {
+    pub fn check(&self, at: &Attachment<'_>) -> Result<(), CniError> {
         let held = match self.store(at.state_dir).lock_existing(at.deadline)? {
             Some(mut reservations) => reservations.held_by(&owner(at))?,
             None => Vec::new(),
         };
-        self.compare(&held, result).map_err(|problem| CniError::new(code::DELEGATE, format!("host-local: {problem}")))
+        self.compare(&held, at.prev_result)
+            .map_err(|problem| CniError::new(code::DELEGATE, format!("host-local: {problem}")))
     }
 
     /// Gives the attachment's addresses back. What is gone already is fine.
@@ -295,12 +296,13 @@ impl HostLocal {
         Ok(ips)
     }
 
-    fn compare(&self, held: &[IpAddr], result: &CniResult) -> Result<(), String> {
+    fn compare(&self, held: &[IpAddr], result: Option<&CniResult>) -> Result<(), String> {
+        let ips = result.map(|result| result.ips.as_slice()).unwrap_or_default();
         for pool in &self.pools {
             let Some(address) = held.iter().find(|address| pool.range_of(**address).is_some()) else {
                 return Err(format!("the attachment holds no address of range set {pool}"));
             };
-            let named = result.ips.iter().map(|ip| ip.address.addr());
+            let named = ips.iter().map(|ip| ip.address.addr());
             let of_pool: Vec<IpAddr> = named.filter(|named| pool.range_of(*named).is_some()).collect();
             if !of_pool.is_empty() && !of_pool.contains(address) {
                 return Err(format!("the attachment holds {address}, the result names {}", joined(&of_pool)));
@@ -393,4 +395,400 @@ pub(super) fn address_of(text: &str) -> Option<IpAddr> {
 
 fn joined(addresses: &[IpAddr]) -> String {
     addresses.iter().map(IpAddr::to_string).collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::time::Duration;
+
+    use serde_json::{Value, json};
+
+    use super::super::testing::{Asking, conf, with};
+    use super::*;
+
+    fn ipam(ranges: Value) -> Value {
+        json!({"type": "host-local", "dataDir": "DIR", "ranges": ranges})
+    }
+
+    fn one_pool() -> Asking {
+        Asking::new(&conf(ipam(json!([[{"subnet": "10.9.0.0/29"}]]))))
+    }
+
+    impl Asking {
+        fn host_local(&self) -> HostLocal {
+            HostLocal::parse(&self.conf).unwrap()
+        }
+
+        fn of(&mut self, container_id: &str, interface: &str) -> &mut Asking {
+            self.container_id = container_id.to_string();
+            self.interface = interface.to_string();
+            self
+        }
+
+        fn add(&self) -> Result<Vec<String>, CniError> {
+            let result = self.ask(|at| self.host_local().add(at))?;
+            Ok(result.ips.iter().map(|ip| ip.address.to_string()).collect())
+        }
+
+        fn release(&self) {
+            self.ask(|at| self.host_local().release(at)).unwrap();
+        }
+
+        fn check(&self) -> Result<(), CniError> {
+            self.ask(|at| self.host_local().check(at))
+        }
+
+        fn status(&self) -> Result<(), CniError> {
+            self.ask(|at| self.host_local().status(&at.context))
+        }
+
+        fn write(&self, name: &str, content: &str) {
+            fs::create_dir_all(self.folder()).unwrap();
+            fs::write(self.folder().join(name), content).unwrap();
+        }
+
+        fn content(&self, name: &str) -> Option<String> {
+            fs::read_to_string(self.folder().join(name)).ok()
+        }
+
+        /// The reservations, sorted by name.
+        fn reserved(&self) -> Vec<String> {
+            let mut addresses: Vec<_> = addresses_in(&self.folder()).unwrap().into_iter().collect();
+            addresses.sort();
+            addresses.iter().map(IpAddr::to_string).collect()
+        }
+    }
+
+    fn message(outcome: Result<impl Sized, CniError>) -> (u32, String) {
+        let error = outcome.map(drop).unwrap_err();
+        (error.code, error.msg)
+    }
+
+    #[test]
+    fn two_pools_give_an_address_each_and_del_takes_them_back() {
+        let mut ipam =
+            ipam(json!([[{"subnet": "10.1.2.0/24"}, {"subnet": "10.2.2.0/24"}], [{"subnet": "2001:db8:1::/64"}]]));
+        ipam["routes"] =
+            json!([{"dst": "0.0.0.0/0"}, {"dst": "192.168.0.0/16", "gw": "1.1.1.1", "mtu": 1400, "table": 100}]);
+        let pod = Asking::new(&conf(ipam));
+        let result = pod.ask(|at| pod.host_local().add(at)).unwrap();
+        assert_eq!(
+            result.to_json(crate::cni::Version::V1_1_0).unwrap(),
+            json!({
+                "cniVersion": "1.1.0",
+                "ips": [
+                    {"address": "10.1.2.2/24", "gateway": "10.1.2.1"},
+                    {"address": "2001:db8:1::2/64", "gateway": "2001:db8:1::1"},
+                ],
+                "routes": [{"dst": "0.0.0.0/0"}, {"dst": "192.168.0.0/16", "gw": "1.1.1.1", "mtu": 1400, "table": 100}],
+            })
+        );
+        assert_eq!(pod.content("10.1.2.2").unwrap(), "c1\r\neth0");
+        assert_eq!(pod.content("2001:db8:1::2").unwrap(), "c1\r\neth0");
+        assert_eq!(pod.content("last_reserved_ip.0").unwrap(), "10.1.2.2");
+        assert_eq!(pod.content("last_reserved_ip.1").unwrap(), "2001:db8:1::2");
+        pod.release();
+        assert_eq!(pod.reserved(), Vec::<String>::new());
+        pod.release();
+    }
+
+    #[test]
+    fn del_of_what_never_was_makes_nothing() {
+        let pod = one_pool();
+        pod.release();
+        assert!(!pod.folder().exists());
+    }
+
+    #[test]
+    fn del_works_with_ranges_that_have_become_wrong() {
+        let mut pod = one_pool();
+        pod.add().unwrap();
+        pod.conf.insert("ipam", json!({"type": "host-local", "dataDir": pod.place.path(), "subnet": "none"}));
+        assert!(HostLocal::parse(&pod.conf).is_err());
+        let lenient = super::super::Ipam::parse_for_release(&pod.conf).unwrap().unwrap();
+        pod.ask(|at| lenient.release(at)).unwrap();
+        assert_eq!(pod.reserved(), Vec::<String>::new());
+    }
+
+    #[test]
+    fn two_interfaces_of_a_container_are_two_attachments() {
+        let mut pod = one_pool();
+        assert_eq!(pod.of("c1", "eth0").add().unwrap(), ["10.9.0.2/29"]);
+        assert_eq!(pod.of("c1", "eth1").add().unwrap(), ["10.9.0.3/29"]);
+        pod.of("c1", "eth0").release();
+        assert_eq!(pod.reserved(), ["10.9.0.3"]);
+    }
+
+    #[test]
+    fn the_same_add_twice_is_refused() {
+        let mut pod = one_pool();
+        pod.add().unwrap();
+        let duplicate = "host-local: 10.9.0.2 has been allocated to c1, duplicate allocation is not allowed";
+        assert_eq!(message(pod.add()), (code::DELEGATE, duplicate.to_string()));
+        pod.args = "IP=10.9.0.5".to_string();
+        assert_eq!(message(pod.add()), (code::DELEGATE, duplicate.to_string()), "asking does not help");
+        assert_eq!(pod.reserved(), ["10.9.0.2"]);
+        pod.args.clear();
+        assert!(pod.of("c1", "eth1").add().is_ok());
+        pod.release();
+        assert!(pod.add().is_ok(), "after DEL it is allowed");
+    }
+
+    #[test]
+    fn a_reservation_of_the_old_format_is_a_duplicate_too() {
+        let pod = one_pool();
+        pod.write("10.9.0.4", "c1");
+        assert!(message(pod.add()).1.contains("10.9.0.4 has been allocated to c1"));
+        pod.release();
+        assert_eq!(pod.reserved(), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_pool_is_used_round_robin_until_it_is_exhausted() {
+        let mut pod = one_pool();
+        for (container, address) in [("a", "2"), ("b", "3"), ("c", "4"), ("d", "5"), ("e", "6")] {
+            assert_eq!(pod.of(container, "eth0").add().unwrap(), [format!("10.9.0.{address}/29")]);
+        }
+        let exhausted =
+            "host-local: failed to allocate for range 0: no IP addresses available in range set: 10.9.0.1-10.9.0.6";
+        assert_eq!(message(pod.of("f", "eth0").add()), (code::DELEGATE, exhausted.to_string()));
+        pod.of("c", "eth0").release();
+        assert_eq!(pod.of("f", "eth0").add().unwrap(), ["10.9.0.4/29"], "a freed address is reused");
+        pod.of("a", "eth0").release();
+        pod.of("f", "eth0").release();
+        assert_eq!(
+            pod.of("g", "eth0").add().unwrap(),
+            ["10.9.0.2/29"],
+            "with .2 and .4 free the one after the last comes first"
+        );
+        assert_eq!(pod.of("h", "eth0").add().unwrap(), ["10.9.0.4/29"]);
+    }
+
+    #[test]
+    fn the_broadcast_address_and_the_gateway_are_never_given() {
+        let mut pod = Asking::new(&conf(ipam(json!([[{"subnet": "10.9.0.0/29", "gateway": "10.9.0.4"}]]))));
+        let given: Vec<_> = (0..5).map(|n| pod.of(&format!("c{n}"), "eth0").add().unwrap().remove(0)).collect();
+        assert_eq!(given, ["10.9.0.1/29", "10.9.0.2/29", "10.9.0.3/29", "10.9.0.5/29", "10.9.0.6/29"]);
+        assert!(pod.of("c9", "eth0").add().is_err());
+    }
+
+    #[test]
+    fn a_pool_of_several_ranges_goes_from_one_to_the_next() {
+        let mut pod = Asking::new(&conf(ipam(json!([[{"subnet": "10.9.0.0/30"}, {"subnet": "10.9.1.0/30"}]]))));
+        let result = pod.ask(|at| pod.host_local().add(at)).unwrap();
+        assert_eq!(result.ips[0].gateway.unwrap().to_string(), "10.9.0.1");
+        pod.of("c2", "eth0");
+        let result = pod.ask(|at| pod.host_local().add(at)).unwrap();
+        assert_eq!(result.ips[0].address.to_string(), "10.9.1.2/30");
+        assert_eq!(result.ips[0].gateway.unwrap().to_string(), "10.9.1.1", "each range has its own gateway");
+        assert!(pod.of("c3", "eth0").add().is_err());
+    }
+
+    #[test]
+    fn requested_addresses_are_given_whichever_way_they_come() {
+        let both = json!([[{"subnet": "10.1.2.0/24"}], [{"subnet": "fd00::/64"}]]);
+        for (keys, args, expected) in [
+            (json!({}), "IP=10.1.2.88", ["10.1.2.88/24", "fd00::2/64"]),
+            (json!({}), "IgnoreUnknown=1;K8S_POD_NAME=p;IP=10.1.2.88/30", ["10.1.2.88/24", "fd00::2/64"]),
+            (json!({}), "IP=10.1.2.88,fd00::77", ["10.1.2.88/24", "fd00::77/64"]),
+            (json!({}), "IP=", ["10.1.2.2/24", "fd00::2/64"]),
+            (json!({"args": {"cni": {"ips": ["10.1.2.88"]}}}), "", ["10.1.2.88/24", "fd00::2/64"]),
+            (json!({"args": {"cni": {"ips": ["fd00::77", "10.1.2.88/24"]}}}), "", ["10.1.2.88/24", "fd00::77/64"]),
+            (json!({"runtimeConfig": {"ips": ["10.1.2.88/16"]}}), "", ["10.1.2.88/24", "fd00::2/64"]),
+            (json!({"runtimeConfig": {"IPs": ["10.1.2.88"]}}), "IP=10.1.2.88", ["10.1.2.88/24", "fd00::2/64"]),
+            (
+                json!({"runtimeConfig": {"ips": ["fd00::77"]}, "args": {"cni": {"ips": ["fd00::77"]}}}),
+                "IP=10.1.2.88",
+                ["10.1.2.88/24", "fd00::77/64"],
+            ),
+        ] {
+            let mut conf = with(keys.clone());
+            conf.insert("ipam", ipam(both.clone()));
+            let mut pod = Asking::new(&conf);
+            pod.args = args.to_string();
+            assert_eq!(pod.add().unwrap(), expected, "{keys} {args}");
+            assert_eq!(
+                pod.content("last_reserved_ip.0").unwrap() + "/24",
+                expected[0],
+                "a requested address counts for the order"
+            );
+        }
+    }
+
+    #[test]
+    fn requested_addresses_that_cannot_be_had_are_refused_and_nothing_is_kept() {
+        for (args, expected_code, expected) in [
+            ("IP=10.1.2.1", code::CONFIG, "requested IP 10.1.2.1 is its subnet's gateway"),
+            (
+                "IP=10.1.2.8",
+                code::DELEGATE,
+                "requested IP address 10.1.2.8 is not available in range set 10.1.2.1-10.1.2.254",
+            ),
+            ("IP=10.1.3.8", code::CONFIG, "failed to allocate all requested IPs: 10.1.3.8"),
+            ("IP=10.1.2.5,10.1.2.6", code::CONFIG, "failed to allocate all requested IPs: 10.1.2.6"),
+            ("IP=fd00::5,fd00:1::5", code::CONFIG, "failed to allocate all requested IPs: fd00:1::5"),
+            ("IP=10.1.2", code::ENVIRONMENT, "CNI_ARGS: IP must be ADDRESS or ADDRESS/PREFIX"),
+        ] {
+            let mut pod = Asking::new(&conf(ipam(json!([[{"subnet": "fd00::/64"}], [{"subnet": "10.1.2.0/24"}]]))));
+            pod.write("10.1.2.8", "other\r\neth0");
+            pod.args = args.to_string();
+            let (code, problem) = message(pod.add());
+            assert_eq!(code, expected_code, "{args}");
+            assert!(problem.contains(expected), "{args}: {problem}");
+            assert_eq!(pod.reserved(), ["10.1.2.8"], "{args}");
+        }
+    }
+
+    #[test]
+    fn bounds_of_a_range_hold_for_requests() {
+        for (address, given) in [("9", false), ("10", true), ("20", true), ("21", false)] {
+            let ranges = json!([[{"subnet": "10.1.2.0/24", "rangeStart": "10.1.2.10", "rangeEnd": "10.1.2.20"}]]);
+            let mut pod = Asking::new(&conf(ipam(ranges)));
+            pod.args = format!("IP=10.1.2.{address}");
+            assert_eq!(pod.add().is_ok(), given, "10.1.2.{address}");
+        }
+    }
+
+    #[test]
+    fn when_a_later_pool_is_exhausted_the_earlier_keeps_nothing() {
+        let mut pod = Asking::new(&conf(ipam(json!([[{"subnet": "10.9.0.0/29"}], [{"subnet": "10.8.0.0/30"}]]))));
+        pod.of("c1", "eth0").add().unwrap();
+        let (_, problem) = message(pod.of("c2", "eth0").add());
+        assert!(
+            problem
+                .contains("failed to allocate for range 1: no IP addresses available in range set: 10.8.0.1-10.8.0.2"),
+            "{problem}"
+        );
+        assert_eq!(pod.reserved(), ["10.8.0.2", "10.9.0.2"]);
+        assert_eq!(pod.content("last_reserved_ip.0").unwrap(), "10.9.0.2", "the order goes on as if nothing had been");
+    }
+
+    #[test]
+    fn an_empty_file_does_not_block_its_address_but_comes_in_its_turn() {
+        let mut pod = Asking::new(&conf(ipam(json!([[{"subnet": "10.9.0.0/30"}]]))));
+        pod.write("10.9.0.2", "");
+        assert!(pod.status().is_ok());
+        assert_eq!(pod.add().unwrap(), ["10.9.0.2/30"]);
+        assert_eq!(pod.content("10.9.0.2").unwrap(), "c1\r\neth0");
+        assert!(pod.of("c2", "eth0").add().is_err());
+    }
+
+    #[test]
+    fn many_taken_addresses_are_skipped_by_one_listing_and_empty_ones_found_last() {
+        let mut pod = Asking::new(&conf(ipam(json!([[{"subnet": "10.9.0.0/24"}]]))));
+        for host in (2..=254).filter(|host| *host != 200) {
+            pod.write(&format!("10.9.0.{host}"), if host == 150 { "" } else { "other\r\neth0" });
+        }
+        assert_eq!(pod.add().unwrap(), ["10.9.0.200/24"]);
+        pod.write("last_reserved_ip.0", "10.9.0.1");
+        assert_eq!(pod.of("c2", "eth0").add().unwrap(), ["10.9.0.150/24"]);
+        assert_eq!(message(pod.status()).0, code::NOT_AVAILABLE);
+        assert!(pod.of("c3", "eth0").add().is_err());
+    }
+
+    #[test]
+    fn a_last_address_that_makes_no_sense_is_no_obstacle() {
+        for last in ["", "nonsense", "10.9.9.9", "fd00::1", "10.9.0.999"] {
+            let pod = one_pool();
+            pod.write("last_reserved_ip.0", last);
+            assert_eq!(pod.add().unwrap(), ["10.9.0.2/29"], "{last:?}");
+            assert_eq!(pod.content("last_reserved_ip.0").unwrap(), "10.9.0.2");
+        }
+    }
+
+    #[test]
+    fn many_at_once_get_distinct_addresses() {
+        let pod = Asking::new(&conf(ipam(json!([[{"subnet": "10.9.0.0/16"}]]))));
+        let host_local = pod.host_local();
+        let allocate = |owner: Owner| {
+            let deadline = Instant::now() + Duration::from_secs(60);
+            host_local.allocate(&host_local.store(&pod.state_dir()), deadline, &owner, &[]).unwrap()
+        };
+        let of_thread = |thread: usize| {
+            (0..50).map(|n| allocate(Owner::new(&format!("c{thread}-{n}"), "eth0"))[0].address).collect::<Vec<_>>()
+        };
+        let of_thread = &of_thread;
+        let given: HashSet<_> = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..8).map(|thread| scope.spawn(move || of_thread(thread))).collect();
+            threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
+        });
+        assert_eq!(given.len(), 400);
+        assert_eq!(pod.reserved().len(), 400);
+    }
+
+    #[test]
+    fn check_wants_an_address_of_each_pool_and_the_result_to_name_it() {
+        let mut pod = Asking::new(&conf(ipam(json!([[{"subnet": "10.9.0.0/29"}], [{"subnet": "fd00::/64"}]]))));
+        let missing = "host-local: the attachment holds no address of range set 10.9.0.1-10.9.0.6";
+        assert_eq!(message(pod.check()), (code::DELEGATE, missing.to_string()));
+        let result = pod.ask(|at| pod.host_local().add(at)).unwrap();
+        assert_eq!(pod.check(), Ok(()));
+        pod.prev_result = Some(result.clone());
+        assert_eq!(pod.check(), Ok(()));
+        pod.prev_result.as_mut().unwrap().ips[0].address = "10.9.0.3/29".parse().unwrap();
+        let differs = "host-local: the attachment holds 10.9.0.2, the result names 10.9.0.3";
+        assert_eq!(message(pod.check()).1, differs);
+        pod.prev_result = Some(result);
+        fs::remove_file(pod.folder().join("fd00::2")).unwrap();
+        assert!(message(pod.check()).1.contains("no address of range set fd00::1-"));
+    }
+
+    #[test]
+    fn status_tells_whether_add_could_work() {
+        let mut pod = Asking::new(&conf(ipam(json!([[{"subnet": "10.9.0.0/30"}]]))));
+        assert_eq!(pod.status(), Ok(()));
+        assert!(!pod.folder().exists(), "a question changes nothing");
+        pod.add().unwrap();
+        let full = "host-local: no IP addresses available in range set: 10.9.0.1-10.9.0.2";
+        assert_eq!(message(pod.status()), (code::NOT_AVAILABLE, full.to_string()));
+        pod.release();
+        assert_eq!(pod.status(), Ok(()));
+        pod.conf.insert("ipam", json!({"dataDir": pod.place.path().join("file/below"), "subnet": "10.9.0.0/30"}));
+        fs::write(pod.place.path().join("file"), "").unwrap();
+        let (code, problem) = message(pod.status());
+        assert_eq!(code, code::NOT_AVAILABLE);
+        assert!(problem.contains("cannot create ") && problem.ends_with("/file is not a folder"), "{problem}");
+        assert_eq!(message(pod.add()).0, code::IO);
+    }
+
+    #[test]
+    fn gc_frees_what_we_gave_and_leaves_what_others_gave() {
+        let mut pod = one_pool();
+        for container in ["valid", "stale"] {
+            pod.of(container, "eth0").add().unwrap();
+        }
+        pod.of("valid", "eth1").add().unwrap();
+        pod.write("10.9.0.5", "podman\r\neth0");
+        pod.write("10.9.0.6", "valid");
+        let valid = [ValidAttachment { container_id: "valid".to_string(), interface: "eth0".to_string() }];
+        pod.ask(|at| pod.host_local().gc(&at.context, &valid)).unwrap();
+        assert_eq!(pod.reserved(), ["10.9.0.2", "10.9.0.5", "10.9.0.6"], "stale/eth0 and valid/eth1 are gone");
+        pod.ask(|at| pod.host_local().gc(&at.context, &[])).unwrap();
+        assert_eq!(pod.reserved(), ["10.9.0.5", "10.9.0.6"]);
+    }
+
+    #[test]
+    fn a_collection_names_the_strangers() {
+        let pod = one_pool();
+        pod.write("10.9.0.2", "known\r\neth0");
+        pod.write("10.9.0.3", "stranger\r\neth0");
+        let store = pod.host_local().store(&pod.state_dir());
+        let known = |owner: &Owner, _: &Entry| owner.container_id == "known";
+        let deadline = Instant::now() + Duration::from_secs(20);
+        let strangers = pod.host_local().collect(&store, deadline, &[], &known).unwrap();
+        assert_eq!(strangers, [Owner::new("stranger", "eth0")]);
+        assert_eq!(pod.reserved(), ["10.9.0.3"]);
+    }
+
+    #[test]
+    fn resolv_conf_becomes_dns_and_a_missing_one_reserves_nothing() {
+        let mut ipam = ipam(json!([[{"subnet": "10.9.0.0/29"}]]));
+        ipam["resolvConf"] = json!("DIR/resolv.conf");
+        let pod = Asking::new(&conf(ipam));
+        assert_eq!(message(pod.add()).0, code::IO);
+        assert_eq!(pod.reserved(), Vec::<String>::new());
+        fs::write(pod.place.path().join("resolv.conf"), "nameserver 192.0.2.3\n").unwrap();
+        assert_eq!(pod.ask(|at| pod.host_local().add(at)).unwrap().dns.nameservers, ["192.0.2.3"]);
+    }
 }

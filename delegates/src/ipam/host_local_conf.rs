@@ -32,7 +32,7 @@ impl HostLocal {
     pub fn parse(conf: &NetConf) -> Result<HostLocal, ConfigError> {
         let view = conf.view();
         let ipam = parts::ipam(&view)?;
-        let name = conf.name().map_err(|error| ConfigError::new("name", error.msg))?;
+        let folder = folder(conf, &ipam)?;
         let mut warnings = ipam.unknown(KEYS).into_iter().map(parts::unknown_key).collect();
         let pools = pools(&view, &ipam, &mut warnings)?;
         check_overlaps(&pools)?;
@@ -41,10 +41,28 @@ impl HostLocal {
         Ok(HostLocal {
             pools: pools.into_iter().map(|pool| pool.ranges).collect(),
             routes: parts::routes(&ipam, &mut warnings)?,
-            folder: data_dir(&ipam)?.join(name.as_str()),
+            folder,
             resolv_conf: ipam.text("resolvConf")?.map(PathBuf::from),
             requested: requested(&view)?,
             warnings,
+        })
+    }
+
+    /// Reads what giving addresses back needs: the folder. DEL has to work with a configuration whose ranges have become
+    /// wrong since ADD.
+    ///
+    /// # Errors
+    /// There is no valid name, or no valid `dataDir`.
+    pub fn parse_for_release(conf: &NetConf) -> Result<HostLocal, ConfigError> {
+        let view = conf.view();
+        let ipam = parts::ipam(&view)?;
+        Ok(HostLocal {
+            pools: Vec::new(),
+            routes: Vec::new(),
+            folder: folder(conf, &ipam)?,
+            resolv_conf: None,
+            requested: Vec::new(),
+            warnings: Vec::new(),
         })
     }
 }
@@ -115,12 +133,13 @@ fn check_overlaps(pools: &[Pool]) -> Result<(), ConfigError> {
     Ok(())
 }
 
-fn data_dir(ipam: &View<'_>) -> Result<PathBuf, ConfigError> {
-    let folder = PathBuf::from(ipam.text("dataDir")?.unwrap_or(DEFAULT_DATA_DIR));
-    if !folder.is_absolute() {
+fn folder(conf: &NetConf, ipam: &View<'_>) -> Result<PathBuf, ConfigError> {
+    let name = conf.name().map_err(|error| ConfigError::new("name", error.msg))?;
+    let data_dir = PathBuf::from(ipam.text("dataDir")?.unwrap_or(DEFAULT_DATA_DIR));
+    if !data_dir.is_absolute() {
         return Err(ipam.error("dataDir", "must be an absolute path"));
     }
-    Ok(folder)
+    Ok(data_dir.join(name.as_str()))
 }
 
 fn requested(view: &View<'_>) -> Result<Vec<IpAddr>, ConfigError> {
@@ -133,4 +152,178 @@ fn requested(view: &View<'_>) -> Result<Vec<IpAddr>, ConfigError> {
         }
     }
     Ok(requested)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use serde_json::json;
+
+    use super::super::testing::{conf, with};
+    use super::*;
+
+    fn pools(conf: &NetConf) -> Vec<String> {
+        HostLocal::parse(conf).unwrap().pools.iter().map(RangeSet::to_string).collect()
+    }
+
+    fn error(conf: &NetConf) -> String {
+        HostLocal::parse(conf).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn pools_come_from_runtime_config_then_the_single_range_then_ranges() {
+        let ipam = json!({
+            "type": "host-local",
+            "subnet": "10.1.2.0/24", "rangeStart": "10.1.2.9", "rangeEnd": "10.1.2.20", "gateway": "10.1.2.30",
+            "ranges": [[{"subnet": "11.1.2.0/24"}, {"subnet": "11.1.3.0/24"}], [{"subnet": "fd00::/64"}]],
+        });
+        let runtime = json!([[{"subnet": "12.1.3.0/24", "rangeStart": "12.1.3.4"}]]);
+        let expected = [
+            "12.1.3.4-12.1.3.254",
+            "10.1.2.9-10.1.2.20",
+            "11.1.2.1-11.1.2.254,11.1.3.1-11.1.3.254",
+            "fd00::1-fd00::ffff:ffff:ffff:ffff",
+        ];
+        // containerd writes Go's field names; upstream's own test says RuntimeConfig.
+        for (outer, key) in [("runtimeConfig", "ipRanges"), ("RuntimeConfig", "IPRanges")] {
+            assert_eq!(pools(&with(json!({"ipam": ipam, outer: {key: runtime}}))), expected, "{outer}.{key}");
+        }
+        assert_eq!(pools(&conf(ipam)), expected[1..]);
+        assert_eq!(pools(&conf(json!({"type": "host-local", "subnet": "10.1.2.0/24"}))), ["10.1.2.1-10.1.2.254"]);
+    }
+
+    #[test]
+    fn the_folder_is_the_references() {
+        let folder = |ipam| HostLocal::parse(&conf(ipam)).unwrap().folder;
+        assert_eq!(folder(json!({"subnet": "10.1.2.0/24"})), Path::new("/var/lib/cni/networks/net1"));
+        assert_eq!(folder(json!({"subnet": "10.1.2.0/24", "dataDir": ""})), Path::new("/var/lib/cni/networks/net1"));
+        assert_eq!(folder(json!({"subnet": "10.1.2.0/24", "dataDir": "/run/x"})), Path::new("/run/x/net1"));
+    }
+
+    #[test]
+    fn a_wrong_configuration_names_the_key_and_what_is_accepted() {
+        let set = |ranges| json!({"type": "host-local", "ranges": ranges});
+        for (ipam, expected) in [
+            (json!({}), r#"ipam.ranges: must name at least one range, as [[{"subnet": "10.1.0.0/16"}]]"#),
+            (set(json!([])), "ipam.ranges: must name at least one range"),
+            (set(json!([[]])), "ipam.ranges[0]: needs at least one range"),
+            (set(json!([{"subnet": "10.1.0.0/16"}])), "ipam.ranges[0]: must be a list of ranges"),
+            (set(json!([["10.1.0.0/16"]])), "ipam.ranges[0][0]: must be an object"),
+            (set(json!([[null]])), "ipam.ranges[0][0]: must be an object"),
+            (set(json!("10.1.0.0/16")), "ipam.ranges: must be a list"),
+            (set(json!([[{}]])), "ipam.ranges[0][0].subnet: is missing: write NETWORK/PREFIX"),
+            (set(json!([[{"subnet": "10.1.0.0"}]])), "ipam.ranges[0][0].subnet: must be ADDRESS/PREFIX"),
+            (set(json!([[{"subnet": "10.1.0.1/16"}]])), "ipam.ranges[0][0].subnet: 10.1.0.1/16 has host bits set"),
+            (set(json!([[{"subnet": "10.1.0.0/31"}]])), "ipam.ranges[0][0].subnet: 10.1.0.0/31 is too small"),
+            (
+                set(json!([[{"subnet": "10.1.0.0/24"}, {"subnet": "10.1.1.0/24", "rangeStart": "10.1.2.1"}]])),
+                "ipam.ranges[0][1].rangeStart: 10.1.2.1 is not in 10.1.1.0/24",
+            ),
+            (
+                set(json!([[{"subnet": "10.1.0.0/24", "rangeEnd": "10.2.0.1"}]])),
+                "ipam.ranges[0][0].rangeEnd: 10.2.0.1 is not in 10.1.0.0/24",
+            ),
+            (
+                set(json!([[{"subnet": "10.1.0.0/24", "gateway": "gw"}]])),
+                "ipam.ranges[0][0].gateway: must be an IP address",
+            ),
+            (
+                set(json!([[{"subnet": "10.1.2.0/24"}, {"subnet": "fd00::/64"}]])),
+                "ipam.ranges[0][1]: fd00::/64 is not of the family of 10.1.2.0/24",
+            ),
+            (
+                set(json!([[{"subnet": "10.1.2.0/24"}, {"subnet": "10.1.0.0/16"}]])),
+                "ipam.ranges[0][1]: 10.1.0.1-10.1.255.254 overlaps 10.1.2.1-10.1.2.254 of the same pool",
+            ),
+            (
+                set(json!([[{"subnet": "10.1.2.0/24"}], [{"subnet": "10.1.0.0/16"}]])),
+                "ipam.ranges[1]: 10.1.0.1-10.1.255.254 overlaps 10.1.2.1-10.1.2.254 of ipam.ranges[0]",
+            ),
+            (json!({"subnet": "10.1.0.0/16", "rangeStart": 4}), "ipam.rangeStart: must be a string, not 4"),
+            (json!({"subnet": "10.1.0.0/16", "dataDir": "here"}), "ipam.dataDir: must be an absolute path"),
+            (json!({"subnet": "10.1.0.0/16", "routes": [{}]}), "ipam.routes[0].dst: "),
+            (json!({"subnet": "10.1.0.0/16", "routes": [{"dst": "10.2.0.0"}]}), "ipam.routes[0].dst: "),
+            (json!({"subnet": "10.1.0.0/16", "routes": [{"dst": "10.2.0.0/16", "gw": "x"}]}), "ipam.routes[0].gw: "),
+            (
+                json!({"subnet": "10.1.0.0/16", "routes": [{"dst": "::/0", "gw": "10.1.0.1"}]}),
+                "ipam.routes[0].gw: is not of the family of ::/0",
+            ),
+        ] {
+            let error = error(&conf(ipam.clone()));
+            assert!(error.starts_with(expected), "{ipam}: {error}");
+        }
+    }
+
+    #[test]
+    fn requests_in_the_wrong_shape_are_refused() {
+        let ipam = json!({"subnet": "10.1.0.0/16"});
+        for (keys, expected) in [
+            (json!({"args": {"cni": {"ips": ["10.1.0.5/33"]}}}), "args.cni.ips[0]: must be ADDRESS or ADDRESS/PREFIX"),
+            (json!({"args": {"cni": {"ips": "10.1.0.5"}}}), "args.cni.ips: must be a list"),
+            (json!({"args": {"cni": []}}), "args.cni: must be an object"),
+            (json!({"args": 5}), "args: must be an object"),
+            (json!({"runtimeConfig": {"ips": ["10.1.0.5", 4]}}), "runtimeConfig.ips[1]: must be a string"),
+            (json!({"runtimeConfig": {"ips": ["ten"]}}), "runtimeConfig.ips[0]: must be ADDRESS or ADDRESS/PREFIX"),
+            (
+                json!({"runtimeConfig": {"ipRanges": [[{"subnet": "10.1.0.0/24"}]]}}),
+                "ipam.subnet: 10.1.0.1-10.1.255.254 overlaps 10.1.0.1-10.1.0.254 of runtimeConfig.ipRanges[0]",
+            ),
+            (json!({"runtimeConfig": {"ipRanges": [[{"subnet": "x"}]]}}), "runtimeConfig.ipRanges[0][0].subnet: "),
+        ] {
+            let mut conf = with(keys.clone());
+            conf.insert("ipam", ipam.clone());
+            let error = error(&conf);
+            assert!(error.starts_with(expected), "{keys}: {error}");
+        }
+    }
+
+    #[test]
+    fn requested_addresses_come_once_and_without_prefix() {
+        let conf = with(json!({
+            "ipam": {"subnet": "10.1.0.0/16"},
+            "args": {"cni": {"ips": ["10.1.0.5", "10.1.0.6/24", "fd00::5/64"]}},
+            "runtimeConfig": {"ips": ["10.1.0.5/16", "::ffff:10.1.0.7"]},
+        }));
+        let requested: Vec<_> = HostLocal::parse(&conf).unwrap().requested.iter().map(IpAddr::to_string).collect();
+        assert_eq!(requested, ["10.1.0.5", "10.1.0.6", "fd00::5", "10.1.0.7"]);
+    }
+
+    #[test]
+    fn old_versions_carry_one_address_of_a_family() {
+        let two_v4 = json!([[{"subnet": "10.1.0.0/24"}], [{"subnet": "10.2.0.0/24"}]]);
+        let mixed = json!([[{"subnet": "10.1.0.0/24"}], [{"subnet": "fd00::/64"}]]);
+        let pool_of_two = json!([[{"subnet": "10.1.0.0/24"}, {"subnet": "10.2.0.0/24"}]]);
+        for (version, ranges, accepted) in [
+            ("0.2.0", &two_v4, false),
+            ("0.1.0", &two_v4, false),
+            ("0.3.0", &two_v4, true),
+            ("0.2.0", &mixed, true),
+            ("0.2.0", &pool_of_two, true),
+        ] {
+            let conf = with(json!({"cniVersion": version, "ipam": {"ranges": ranges}}));
+            let parsed = HostLocal::parse(&conf);
+            assert_eq!(parsed.is_ok(), accepted, "{version} {ranges}: {parsed:?}");
+        }
+    }
+
+    #[test]
+    fn keys_nobody_knows_are_warned_about() {
+        let conf = conf(json!({
+            "type": "host-local", "gateway": "10.1.0.1", "Subnets": [],
+            "ranges": [[{"subnet": "10.1.0.0/24", "RangeStart": "10.1.0.9", "range": 1}]],
+            "routes": [{"dst": "0.0.0.0/0", "metric": 5}],
+        }));
+        let parsed = HostLocal::parse(&conf).unwrap();
+        assert_eq!(
+            parsed.warnings(),
+            [
+                "ipam.Subnets: unknown key, ignored",
+                "ipam.gateway: ignored without subnet beside it",
+                "ipam.ranges[0][0].range: unknown key, ignored",
+                "ipam.routes[0].metric: unknown key, ignored",
+            ]
+        );
+        assert_eq!(parsed.pools[0].to_string(), "10.1.0.9-10.1.0.254");
+    }
 }

@@ -51,12 +51,25 @@ impl Ipam {
         })
     }
 
+    /// Reads what [`Self::release`] needs and no more, for a DEL whose configuration has become wrong since ADD.
+    ///
+    /// # Errors
+    /// Not even that can be read.
+    pub fn parse_for_release(conf: &NetConf) -> Result<Option<Ipam>, ConfigError> {
+        let ipam = conf.view().object("ipam")?;
+        match ipam.map(|ipam| ipam.text("type")).transpose()?.flatten() {
+            Some("host-local") => HostLocal::parse_for_release(conf).map(|ipam| Some(Ipam::HostLocal(ipam))),
+            Some("static") => Ok(None),
+            _ => Ipam::parse(conf),
+        }
+    }
+
     /// What was ignored, one line each.
-    pub fn warnings(&self) -> &[String] {
+    pub fn warnings(&self) -> Vec<String> {
         match self {
-            Ipam::HostLocal(host_local) => host_local.warnings(),
-            Ipam::Static(fixed) => fixed.warnings(),
-            Ipam::External(_) => &[],
+            Ipam::HostLocal(host_local) => host_local.warnings().to_vec(),
+            Ipam::Static(fixed) => fixed.warnings().to_vec(),
+            Ipam::External(_) => Vec::new(),
         }
     }
 
@@ -72,14 +85,14 @@ impl Ipam {
         }
     }
 
-    /// Whether the attachment still has the addresses that the final result of ADD names.
+    /// Whether the attachment still has its addresses, and the result of ADD, which CHECK gets as `prevResult`, names them.
     ///
     /// # Errors
     /// The first difference.
-    pub fn check(&self, at: &Attachment<'_>, result: &CniResult) -> Result<(), CniError> {
+    pub fn check(&self, at: &Attachment<'_>) -> Result<(), CniError> {
         match self {
-            Ipam::HostLocal(host_local) => host_local.check(at, result),
-            Ipam::Static(fixed) => fixed.check(at, result),
+            Ipam::HostLocal(host_local) => host_local.check(at),
+            Ipam::Static(fixed) => fixed.check(at),
             Ipam::External(external) => external.check(at),
         }
     }
@@ -117,6 +130,144 @@ impl Ipam {
             Ipam::HostLocal(host_local) => host_local.gc(cx, valid),
             Ipam::Static(_) => Ok(()),
             Ipam::External(external) => external.gc(cx, valid),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::testing::{conf, with};
+    use super::*;
+
+    #[test]
+    fn the_type_decides() {
+        let kind = |conf: &NetConf| match Ipam::parse(conf).unwrap() {
+            None => "none".to_string(),
+            Some(Ipam::HostLocal(_)) => "ours: host-local".to_string(),
+            Some(Ipam::Static(_)) => "ours: static".to_string(),
+            Some(Ipam::External(external)) => external.plugin().to_string(),
+        };
+        for (ipam, expected) in [
+            (json!({}), "none"),
+            (json!(null), "none"),
+            (json!({"type": ""}), "none"),
+            (json!({"subnet": "10.0.0.0/8"}), "none"),
+            (json!({"type": "host-local", "subnet": "10.0.0.0/8"}), "ours: host-local"),
+            (json!({"Type": "static"}), "ours: static"),
+            (json!({"type": "whereabouts", "range": "10.0.0.0/8"}), "whereabouts"),
+            (json!({"type": "Static"}), "Static"),
+        ] {
+            assert_eq!(kind(&conf(ipam.clone())), expected, "{ipam}");
+        }
+        assert_eq!(kind(&with(json!({}))), "none");
+    }
+
+    #[test]
+    fn a_wrong_type_is_an_error_before_anything_is_touched() {
+        for (ipam, expected) in [
+            (json!([]), "ipam: must be an object"),
+            (json!("host-local"), "ipam: must be an object"),
+            (json!({"type": 4}), "ipam.type: must be a string"),
+            (json!({"type": "../host-local"}), "ipam.type: must be a plugin's name, without a path"),
+            (json!({"type": ".."}), "ipam.type: must be a plugin's name, without a path"),
+            (json!({"type": "host-local"}), "ipam.ranges: must name at least one range"),
+        ] {
+            let error = Ipam::parse(&conf(ipam.clone())).unwrap_err().to_string();
+            assert!(error.starts_with(expected), "{ipam}: {error}");
+        }
+    }
+}
+
+#[cfg(test)]
+mod testing {
+    //! What the tests of all IPAM types need: a configuration, a pod that asks for addresses, and a folder for both's files.
+
+    use std::path::{Path, PathBuf};
+    use std::time::{Duration, Instant};
+
+    use serde_json::Value;
+
+    use crate::cni::{CniArgs, CniResult, ContainerId, InterfaceName, NetConf, NetworkName};
+    use crate::delegate::{Attachment, Context};
+    use crate::netns::Namespace;
+
+    /// A request of container `c1`, interface `eth0`, network `net1`, which a test may change.
+    pub struct Asking {
+        pub place: tempfile::TempDir,
+        pub conf: NetConf,
+        pub container_id: String,
+        pub interface: String,
+        pub args: String,
+        pub path: Vec<PathBuf>,
+        pub prev_result: Option<CniResult>,
+    }
+
+    /// A network of type `none` at CNI 1.1.0 with this `ipam`.
+    pub fn conf(ipam: Value) -> NetConf {
+        with(serde_json::json!({ "ipam": ipam }))
+    }
+
+    /// The same with any further keys.
+    pub fn with(keys: Value) -> NetConf {
+        let mut conf = NetConf::default();
+        for (key, value) in [("cniVersion", "1.1.0"), ("name", "net1"), ("type", "none")] {
+            conf.insert(key, value);
+        }
+        for (key, value) in keys.as_object().unwrap() {
+            conf.insert(key, value.clone());
+        }
+        conf
+    }
+
+    impl Asking {
+        /// `DIR` in the configuration stands for the folder of this test.
+        pub fn new(conf: &NetConf) -> Asking {
+            let place = tempfile::tempdir().unwrap();
+            let text = String::from_utf8(conf.to_bytes()).unwrap();
+            let text = text.replace("DIR", place.path().to_str().unwrap());
+            Asking {
+                conf: NetConf::parse(text.as_bytes()).unwrap(),
+                place,
+                container_id: "c1".to_string(),
+                interface: "eth0".to_string(),
+                args: String::new(),
+                path: Vec::new(),
+                prev_result: None,
+            }
+        }
+
+        pub fn folder(&self) -> PathBuf {
+            self.place.path().join("net1")
+        }
+
+        pub fn state_dir(&self) -> PathBuf {
+            self.place.path().join("state")
+        }
+
+        pub fn ask<T>(&self, question: impl FnOnce(&Attachment<'_>) -> T) -> T {
+            let host = Namespace::current().unwrap();
+            let context = Context {
+                network: &NetworkName::parse("net1").unwrap(),
+                conf: &self.conf,
+                version: self.conf.version().unwrap(),
+                path: &self.path,
+                state_dir: &self.state_dir(),
+                deadline: Instant::now() + Duration::from_secs(20),
+                host: &host,
+                agent_removes_shared: false,
+            };
+            question(&Attachment {
+                context,
+                container_id: &ContainerId::parse(&self.container_id).unwrap(),
+                interface: &InterfaceName::parse(&self.interface).unwrap(),
+                args: &CniArgs::parse(&self.args).unwrap(),
+                netns: Some(Path::new("/run/netns/c1")),
+                pod: None,
+                group: None,
+                prev_result: self.prev_result.as_ref(),
+            })
         }
     }
 }

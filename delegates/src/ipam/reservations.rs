@@ -142,7 +142,13 @@ impl Reservations {
     /// # Errors
     /// A file cannot be written, as on a full disk. Nothing is reserved then.
     pub fn commit(&mut self, owner: &Owner, claims: &[Claim]) -> Result<(), StoreError> {
-        let before = self.entry(owner).unwrap_or_default();
+        let before = match self.entry(owner) {
+            Ok(entry) => entry.unwrap_or_default(),
+            Err(unreadable) => {
+                self.abandon(claims);
+                return Err(unreadable);
+            }
+        };
         let mut after = Entry { ours: true, addresses: before.addresses.clone() };
         after.addresses.extend(claims.iter().map(|claim| claim.address));
         after.addresses.sort();
@@ -204,7 +210,7 @@ impl Reservations {
 
     /// The addresses of an index entry whose files say the same. An entry that is wrong shows that the index is.
     fn proven(&mut self, owner: &Owner) -> Result<Vec<IpAddr>, StoreError> {
-        let Some(entry) = self.entry(owner) else {
+        let Some(entry) = self.entry(owner)? else {
             return Ok(Vec::new());
         };
         let mut proven = Vec::new();
@@ -215,13 +221,13 @@ impl Reservations {
         }
         if proven.len() < entry.addresses.len() && self.scanned.is_none() {
             self.scan()?;
-            return Ok(self.entry(owner).unwrap_or_default().addresses);
+            return Ok(self.entry(owner)?.unwrap_or_default().addresses);
         }
         Ok(proven)
     }
 
     fn release_exactly(&mut self, owner: &Owner) -> Result<Vec<IpAddr>, StoreError> {
-        let Some(entry) = self.entry(owner) else {
+        let Some(entry) = self.entry(owner)? else {
             return Ok(Vec::new());
         };
         let mut freed = Vec::new();
@@ -249,19 +255,19 @@ impl Reservations {
         Ok(())
     }
 
-    fn entry(&mut self, owner: &Owner) -> Option<Entry> {
-        if let Some(scanned) = &self.scanned {
-            return scanned.get(owner).cloned();
-        }
-        match self.index.as_ref()?.get(owner) {
-            Ok(entry) => entry,
-            Err(broken) => {
-                tracing::warn!("the index of {} is read anew: {broken}", self.folder.path().display());
-                // The scan that follows reports its own trouble where somebody can act on it.
-                self.scan().ok()?;
-                self.scanned.as_ref()?.get(owner).cloned()
+    fn entry(&mut self, owner: &Owner) -> Result<Option<Entry>, StoreError> {
+        if self.scanned.is_none() {
+            match self.index.as_ref().map(|index| index.get(owner)) {
+                Some(Ok(entry)) => return Ok(entry),
+                Some(Err(broken)) => {
+                    tracing::warn!("the index of {} is made anew: {broken}", self.folder.path().display());
+                }
+                // It was lost since the folder was locked: what could not be written made it useless.
+                None => {}
             }
+            self.scan()?;
         }
+        Ok(self.scanned.as_ref().and_then(|scanned| scanned.get(owner).cloned()))
     }
 
     fn set_entry(&mut self, owner: &Owner, entry: Entry) {
@@ -508,6 +514,22 @@ mod tests {
         assert_eq!(place.lock().held_by(&owner).unwrap(), [ip("10.0.0.2")]);
         assert_eq!(place.lock().release(&owner).unwrap(), [ip("10.0.0.2")]);
         assert_eq!(place.content("10.0.0.2"), None);
+    }
+
+    #[test]
+    fn an_index_that_breaks_midway_is_replaced_by_reading() {
+        let place = Place::new();
+        let (one, other) = (Owner::new("c1", "eth0"), Owner::new("c2", "eth0"));
+        reserve(&mut place.lock(), &one, &["10.0.0.2"]);
+        reserve(&mut place.lock(), &other, &["10.0.0.3"]);
+        let mut reservations = place.lock();
+        // No link can have so long a name, so this owner cannot be noted.
+        let endless = Owner::new(&"x".repeat(300), "eth0");
+        reserve(&mut reservations, &endless, &["10.0.0.4"]);
+        for owner in [&one, &other, &endless] {
+            assert_eq!(reservations.release(owner).unwrap().len(), 1, "{owner:?}");
+        }
+        assert_eq!(fs::read_dir(place.folder()).unwrap().count(), 2, "the lock and the last address");
     }
 
     #[test]

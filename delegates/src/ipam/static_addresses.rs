@@ -67,17 +67,16 @@ impl Static {
         self.result(at.conf, at.args)
     }
 
-    /// Whether the result names every address.
+    /// Whether `prevResult`, where there is one, names every address.
     ///
     /// # Errors
     /// The first that it does not (code 100).
-    pub fn check(&self, at: &Attachment<'_>, result: &CniResult) -> Result<(), CniError> {
-        self.compare(&self.result(at.conf, at.args)?, result)
-    }
-
-    fn compare(&self, expected: &CniResult, result: &CniResult) -> Result<(), CniError> {
-        let is_missing = |ip: &&IpConfig| !result.ips.iter().any(|named| named.address == ip.address);
-        match expected.ips.iter().find(is_missing) {
+    pub fn check(&self, at: &Attachment<'_>) -> Result<(), CniError> {
+        let Some(result) = at.prev_result else {
+            return Ok(());
+        };
+        let is_missing = |ip: &IpConfig| !result.ips.iter().any(|named| named.address == ip.address);
+        match self.add(at)?.ips.into_iter().find(is_missing) {
             Some(ip) => Err(CniError::new(code::DELEGATE, format!("static: the result does not name {}", ip.address))),
             None => Ok(()),
         }
@@ -155,4 +154,190 @@ fn values<'a>(args: &'a CniArgs, key: &str) -> impl Iterator<Item = &'a str> {
 
 fn wrong_argument(key: &str, accepted: &str, text: &str) -> CniError {
     CniError::new(code::ENVIRONMENT, format!("static: CNI_ARGS: {key} must be {accepted}, not {text:?}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::super::testing::{Asking, with};
+    use super::*;
+    use crate::cni::Version;
+
+    fn asking(keys: Value, args: &str) -> Asking {
+        Asking { args: args.to_string(), ..Asking::new(&with(keys)) }
+    }
+
+    fn add(pod: &Asking) -> Result<CniResult, CniError> {
+        let parsed = Static::parse(&pod.conf)?;
+        pod.ask(|at| parsed.add(at))
+    }
+
+    fn addresses(keys: Value, args: &str) -> Result<Vec<(String, String)>, CniError> {
+        let text = |gateway: Option<IpAddr>| gateway.map(|gateway| gateway.to_string()).unwrap_or_default();
+        let ips = add(&asking(keys, args))?.ips;
+        Ok(ips.into_iter().map(|ip| (ip.address.to_string(), text(ip.gateway))).collect())
+    }
+
+    #[test]
+    fn addresses_routes_and_dns_come_back_as_they_were_written() {
+        let routes = json!([
+            {"dst": "0.0.0.0/0"},
+            {"dst": "192.168.0.0/16", "gw": "10.10.5.1", "priority": 5},
+            {"dst": "192.168.0.0/16", "gw": "10.10.5.2", "advmss": 1200},
+            {"dst": "fd00:1::/64"},
+        ]);
+        let ipam = json!({
+            "type": "static",
+            "addresses": [{"address": "10.10.0.1/24", "gateway": "10.10.0.254"}, {"address": "3ffe:ffff:0:01ff::1/64", "gateway": "3ffe:ffff::1"}],
+            "routes": routes,
+            "dns": {"nameservers": ["8.8.8.8"], "domain": "example.com", "search": ["example.com"], "options": ["edns0"]},
+        });
+        let result = add(&asking(json!({"ipam": ipam}), "")).unwrap();
+        assert_eq!(
+            result.to_json(Version::V1_1_0).unwrap(),
+            json!({
+                "cniVersion": "1.1.0",
+                "dns": {"nameservers": ["8.8.8.8"], "domain": "example.com", "search": ["example.com"], "options": ["edns0"]},
+                "ips": [
+                    {"address": "10.10.0.1/24", "gateway": "10.10.0.254"},
+                    {"address": "3ffe:ffff:0:1ff::1/64", "gateway": "3ffe:ffff::1"},
+                ],
+                "routes": routes,
+            })
+        );
+    }
+
+    #[test]
+    fn requests_add_to_the_addresses_or_replace_them() {
+        let ipam = json!({"type": "static", "addresses": [{"address": "10.10.0.1/24", "gateway": "10.10.0.254"}]});
+        let configured = ("10.10.0.1/24", "10.10.0.254");
+        for (keys, args, expected) in [
+            (json!({}), "", vec![configured]),
+            (json!({}), "IP=10.11.0.1/24;GATEWAY=10.11.0.254", vec![configured, ("10.11.0.1/24", "10.11.0.254")]),
+            (
+                json!({}),
+                "IP=10.11.0.1/24, fd00::1/64;GATEWAY=10.11.0.254, fd00::fe",
+                vec![configured, ("10.11.0.1/24", "10.11.0.254"), ("fd00::1/64", "fd00::fe")],
+            ),
+            (json!({}), "GATEWAY=10.10.0.7", vec![("10.10.0.1/24", "10.10.0.7")]),
+            (json!({}), "GATEWAY=10.99.0.7;MAC=02:00:00:00:00:01", vec![configured]),
+            (
+                json!({"args": {"cni": {"ips": ["10.12.0.1/24", "fd00::2/64"]}}}),
+                "",
+                vec![("10.12.0.1/24", ""), ("fd00::2/64", "")],
+            ),
+            (
+                json!({"runtimeConfig": {"ips": ["10.13.0.1/24", "fd00::3/64"]}}),
+                "",
+                vec![("10.13.0.1/24", ""), ("fd00::3/64", "")],
+            ),
+            (
+                json!({"args": {"cni": {"ips": ["10.12.0.1/24"]}}, "runtimeConfig": {"IPs": ["10.13.0.1/24"]}}),
+                "IP=10.11.0.1/24;GATEWAY=10.13.0.254",
+                vec![("10.13.0.1/24", "")],
+            ),
+            (json!({"args": {"cni": {"ips": []}}, "runtimeConfig": {"ips": []}}), "", vec![configured]),
+        ] {
+            let mut keys = keys;
+            keys["ipam"] = ipam.clone();
+            let given = addresses(keys.clone(), args).unwrap();
+            let given: Vec<_> = given.iter().map(|(address, gateway)| (address.as_str(), gateway.as_str())).collect();
+            assert_eq!(given, expected, "{keys} {args}");
+        }
+    }
+
+    #[test]
+    fn an_empty_list_gives_no_addresses() {
+        assert_eq!(addresses(json!({"ipam": {"type": "static"}}), "").unwrap(), []);
+    }
+
+    #[test]
+    fn wrong_addresses_are_named() {
+        let ipam = |addresses: Value| json!({"ipam": {"type": "static", "addresses": addresses}});
+        for (keys, args, expected_code, expected) in [
+            (json!({}), "IP=10.10.0.1/24", 7, "ipam: is missing"),
+            (json!({"runtimeConfig": {"ips": ["10.10.0.1/24"]}}), "", 7, "ipam: is missing"),
+            (ipam(json!([{}])), "", 7, "ipam.addresses[0].address: is missing: write ADDRESS/PREFIX"),
+            (ipam(json!([{"address": "10.10.0.1"}])), "", 7, "ipam.addresses[0].address: must be ADDRESS/PREFIX"),
+            (
+                ipam(json!([{"address": "10.10.0.1/24"}, {"address": "10.10.0.1/33"}])),
+                "",
+                7,
+                "ipam.addresses[1].address: ",
+            ),
+            (ipam(json!([{"address": "10.10.0.1/24", "gateway": "x"}])), "", 7, "ipam.addresses[0].gateway: "),
+            (
+                ipam(json!([{"address": "10.10.0.1/24", "gateway": "fd00::1"}])),
+                "",
+                7,
+                "ipam.addresses[0].gateway: is not of the family",
+            ),
+            (json!({"ipam": {"dns": 4}}), "", 7, "ipam.dns: must be an object"),
+            (json!({"ipam": {"dns": {"search": "x"}}}), "", 7, "ipam.dns.search: must be a list"),
+            (json!({"ipam": {"routes": [{"dst": "x"}]}}), "", 7, "ipam.routes[0].dst: "),
+            (
+                json!({"ipam": {}, "args": {"cni": {"ips": ["10.10.0.1"]}}}),
+                "",
+                7,
+                "args.cni.ips[0]: must be ADDRESS/PREFIX",
+            ),
+            (
+                json!({"ipam": {}, "runtimeConfig": {"ips": ["ten"]}}),
+                "",
+                7,
+                "runtimeConfig.ips[0]: must be ADDRESS/PREFIX",
+            ),
+            (json!({"ipam": {}}), "IP=10.10.0.1", 4, "static: CNI_ARGS: IP must be ADDRESS/PREFIX"),
+            (
+                json!({"ipam": {}}),
+                "IP=10.10.0.1/24;GATEWAY=10.10.0.1/24",
+                4,
+                "static: CNI_ARGS: GATEWAY must be an IP address",
+            ),
+        ] {
+            let error = addresses(keys.clone(), args).unwrap_err();
+            assert_eq!(error.code, expected_code, "{keys} {args}: {error}");
+            assert!(error.msg.starts_with(expected), "{keys} {args}: {error}");
+        }
+    }
+
+    #[test]
+    fn old_versions_carry_one_address_of_a_family() {
+        let one = json!([{"address": "10.10.0.1/24"}]);
+        let dual = json!([{"address": "10.10.0.1/24"}, {"address": "fd00::1/64"}]);
+        let two = json!([{"address": "10.10.0.1/24"}, {"address": "10.11.0.1/24"}]);
+        for (version, list, args, accepted) in [
+            ("0.2.0", &one, "", true),
+            ("0.2.0", &dual, "", true),
+            ("0.2.0", &two, "", false),
+            ("0.2.0", &one, "IP=10.12.0.1/24", false),
+            ("0.3.0", &two, "IP=10.12.0.1/24", true),
+        ] {
+            let keys = json!({"cniVersion": version, "ipam": {"addresses": list}});
+            let outcome = addresses(keys, args);
+            assert_eq!(outcome.is_ok(), accepted, "{version} {list} {args}: {outcome:?}");
+        }
+    }
+
+    #[test]
+    fn check_wants_every_address_in_the_result() {
+        let mut pod = asking(json!({"ipam": {"addresses": [{"address": "10.10.0.1/24"}]}}), "IP=fd00::1/64");
+        let parsed = Static::parse(&pod.conf).unwrap();
+        let check = |pod: &Asking| pod.ask(|at| parsed.check(at));
+        assert_eq!(check(&pod), Ok(()), "nothing to compare with");
+        let result = add(&pod).unwrap();
+        pod.prev_result = Some(result.clone());
+        assert_eq!(check(&pod), Ok(()));
+        pod.prev_result.as_mut().unwrap().ips.pop();
+        assert_eq!(check(&pod).unwrap_err().msg, "static: the result does not name fd00::1/64");
+    }
+
+    #[test]
+    fn keys_nobody_knows_are_warned_about() {
+        let ipam = json!({"type": "static", "subnet": "10.0.0.0/8", "addresses": [{"address": "10.0.0.1/8", "mac": ""}], "dns": {"servers": []}});
+        let parsed = Static::parse(&with(json!({"ipam": ipam}))).unwrap();
+        let unknown = |path: &str| format!("{path}: unknown key, ignored");
+        assert_eq!(parsed.warnings(), ["ipam.subnet", "ipam.addresses[0].mac", "ipam.dns.servers"].map(unknown));
+    }
 }
