@@ -315,10 +315,7 @@ mod tests {
             self.folder.path().join(name)
         }
 
-        fn run<'a>(
-            &'a self,
-            change: impl FnOnce(&mut ExecRequest<'a>),
-        ) -> Result<Option<Value>, CniError> {
+        fn run<'a>(&'a self, change: impl FnOnce(&mut ExecRequest<'a>)) -> Result<Option<Value>, CniError> {
             let mut request = ExecRequest {
                 plugin: &self.plugin,
                 command: Command::Add,
@@ -340,9 +337,8 @@ mod tests {
         /// Runs with a deadline of `milliseconds`; the error and how long it took.
         fn run_for(&self, milliseconds: u64) -> (CniError, Duration) {
             let started = Instant::now();
-            let error = self
-                .run(|request| request.deadline = started + Duration::from_millis(milliseconds))
-                .unwrap_err();
+            let error =
+                self.run(|request| request.deadline = started + Duration::from_millis(milliseconds)).unwrap_err();
             (error, started.elapsed())
         }
     }
@@ -373,26 +369,11 @@ mod tests {
 
         let missing = find("foo", &folders).unwrap_err();
         assert_eq!(missing.code, code::CONFIG);
-        let listed = format!(
-            "{}, {}",
-            second.folder.path().display(),
-            first.folder.path().display()
-        );
-        assert_eq!(
-            missing.to_string(),
-            format!("plugin \"foo\" is not in {listed}; install it or correct \"type\"")
-        );
+        let listed = format!("{}, {}", second.folder.path().display(), first.folder.path().display());
+        assert_eq!(missing.to_string(), format!("plugin \"foo\" is not in {listed}; install it or correct \"type\""));
         let unexecutable = find("data", &folders).unwrap_err();
-        assert!(
-            unexecutable.msg.ends_with("data is not executable"),
-            "{unexecutable}"
-        );
-        assert!(
-            find("plug", &[])
-                .unwrap_err()
-                .msg
-                .contains("CNI_PATH names no absolute folder")
-        );
+        assert!(unexecutable.msg.ends_with("data is not executable"), "{unexecutable}");
+        assert!(find("plug", &[]).unwrap_err().msg.contains("CNI_PATH names no absolute folder"));
     }
 
     #[test]
@@ -413,10 +394,7 @@ mod tests {
         assert!(Path::new("Cargo.toml").is_file());
         for folder in [".", "", "src/..", "/nonexistent:."] {
             assert!(
-                find("Cargo.toml", &[PathBuf::from(folder)])
-                    .unwrap_err()
-                    .msg
-                    .contains("cannot be looked for"),
+                find("Cargo.toml", &[PathBuf::from(folder)]).unwrap_err().msg.contains("cannot be looked for"),
                 "{folder}"
             );
         }
@@ -428,16 +406,10 @@ mod tests {
             r#"printf '{"in":%s,"seen":"%s|%s|%s|%s|%s|%s|%s"}' "$(cat)" "$CNI_COMMAND" "$CNI_CONTAINERID" "$CNI_NETNS" "$CNI_IFNAME" "$CNI_ARGS" "$CNI_PATH" "$X""#,
         );
         let extra = [("X".to_owned(), "y".to_owned())];
-        let printed = plugin
-            .run(|request| request.extra_env = &extra)
-            .unwrap()
-            .unwrap();
+        let printed = plugin.run(|request| request.extra_env = &extra).unwrap().unwrap();
         let folder = plugin.folder.path().display();
         assert_eq!(printed["in"], json!({"type": "plug"}));
-        assert_eq!(
-            printed["seen"],
-            format!("ADD|c1|/run/netns/a|net1|IgnoreUnknown=1;A=b|{folder}:/opt/cni/bin|y")
-        );
+        assert_eq!(printed["seen"], format!("ADD|c1|/run/netns/a|net1|IgnoreUnknown=1;A=b|{folder}:/opt/cni/bin|y"));
     }
 
     #[test]
@@ -446,9 +418,7 @@ mod tests {
             r#"printf '{"seen":"%s|%s|%s|%s"}' "${CNI_NETNS-unset}" "${CNI_IFNAME-unset}" "${CNI_CONTAINERID-unset}" "${CNI_BIN-unset}""#,
         );
         let printed = plugin
-            .run(|request| {
-                (request.netns, request.interface, request.container_id) = (None, None, None)
-            })
+            .run(|request| (request.netns, request.interface, request.container_id) = (None, None, None))
             .unwrap()
             .unwrap();
         assert_eq!(printed["seen"], "|||unset");
@@ -457,8 +427,7 @@ mod tests {
     /// Runs itself with the variables set, for a process cannot safely set its own.
     #[test]
     fn trace_context_is_inherited_and_our_callers_cni_variables_are_not() {
-        const NAME: &str =
-            "external::tests::trace_context_is_inherited_and_our_callers_cni_variables_are_not";
+        const NAME: &str = "external::tests::trace_context_is_inherited_and_our_callers_cni_variables_are_not";
         if std::env::var_os("TRACEPARENT").is_none() {
             let inner = process::Command::new(std::env::current_exe().unwrap())
                 .args(["--exact", NAME])
@@ -471,11 +440,7 @@ mod tests {
                 ])
                 .output()
                 .unwrap();
-            assert!(
-                inner.status.success(),
-                "{}",
-                String::from_utf8_lossy(&inner.stdout)
-            );
+            assert!(inner.status.success(), "{}", String::from_utf8_lossy(&inner.stdout));
             return;
         }
         let plugin = Scripted::new(
@@ -492,19 +457,10 @@ mod tests {
             ("echo null", Some(Value::Null)),
             ("echo noise >&2; printf '\\n{}\\n'", Some(json!({}))),
         ] {
-            assert_eq!(
-                Scripted::new(script).run(|_| ()).unwrap(),
-                expected,
-                "{script}"
-            );
+            assert_eq!(Scripted::new(script).run(|_| ()).unwrap(), expected, "{script}");
         }
         for command in [Command::Del, Command::Check, Command::Gc, Command::Status] {
-            assert_eq!(
-                Scripted::new("echo garbage")
-                    .run(|request| request.command = command)
-                    .unwrap(),
-                None
-            );
+            assert_eq!(Scripted::new("echo garbage").run(|request| request.command = command).unwrap(), None);
         }
         for (script, expected) in [
             ("", "plugin plug: ADD succeeded but printed no CNI result"),
@@ -512,14 +468,8 @@ mod tests {
                 "echo garbage; echo oops >&2",
                 "plugin plug: ADD succeeded but printed no CNI result: expected value at line 1 column 1; it said: oops",
             ),
-            (
-                "echo '{} {}'",
-                "plugin plug: ADD succeeded but printed no CNI result: trailing characters",
-            ),
-            (
-                "echo '[1]'",
-                "plugin plug: ADD succeeded but printed JSON that is no CNI result",
-            ),
+            ("echo '{} {}'", "plugin plug: ADD succeeded but printed no CNI result: trailing characters"),
+            ("echo '[1]'", "plugin plug: ADD succeeded but printed JSON that is no CNI result"),
         ] {
             let error = Scripted::new(script).run(|_| ()).unwrap_err();
             assert_eq!(error.code, code::DELEGATE);
@@ -529,19 +479,14 @@ mod tests {
 
     #[test]
     fn a_plugins_own_error_is_kept_as_it_is() {
-        let object =
-            r#"{"cniVersion":"1.0.0","code":11,"msg":"pool is\nempty","details":"add a range"}"#;
+        let object = r#"{"cniVersion":"1.0.0","code":11,"msg":"pool is\nempty","details":"add a range"}"#;
         let expected = CniError::new(11, "pool is\nempty").with_details("add a range");
         for script in [
             format!("printf %s '{object}'; exit 1"),
             format!("printf %s '{{\"ips\":[]}}{object}'; exit 3"),
             format!("printf %s '{object}'; kill -9 $$"),
         ] {
-            assert_eq!(
-                Scripted::new(&script).run(|_| ()).unwrap_err(),
-                expected,
-                "{script}"
-            );
+            assert_eq!(Scripted::new(&script).run(|_| ()).unwrap_err(), expected, "{script}");
         }
         let error = Scripted::new(r#"echo '{"code":999,"msg":"x"}'; exit 1"#)
             .run(|request| request.command = Command::Del)
@@ -552,35 +497,19 @@ mod tests {
     #[test]
     fn a_plugin_that_fails_otherwise_is_told_by_its_end_and_last_words() {
         for (script, expected) in [
-            (
-                "exit 3",
-                "plugin plug: ADD failed with exit status 3 without a CNI error",
-            ),
+            ("exit 3", "plugin plug: ADD failed with exit status 3 without a CNI error"),
             (
                 "echo first >&2; printf 'last \\033[1m words\\n\\n' >&2; exit 1",
                 "plugin plug: ADD failed with exit status 1 without a CNI error: last  [1m words",
             ),
-            (
-                "cat; exit 2",
-                "plugin plug: ADD failed with exit status 2 without a CNI error",
-            ),
-            (
-                "kill -9 $$",
-                "plugin plug: ADD was killed by signal 9 (SIGKILL) without a CNI error",
-            ),
-            (
-                "kill -SEGV $$",
-                "plugin plug: ADD was killed by signal 11 (SIGSEGV) without a CNI error",
-            ),
+            ("cat; exit 2", "plugin plug: ADD failed with exit status 2 without a CNI error"),
+            ("kill -9 $$", "plugin plug: ADD was killed by signal 9 (SIGKILL) without a CNI error"),
+            ("kill -SEGV $$", "plugin plug: ADD was killed by signal 11 (SIGSEGV) without a CNI error"),
         ] {
-            let error = Scripted::new(script)
-                .run(|request| request.stdin = b"{\"password\":\"hunter2\"}")
-                .unwrap_err();
+            let error = Scripted::new(script).run(|request| request.stdin = b"{\"password\":\"hunter2\"}").unwrap_err();
             assert_eq!((error.code, error.msg.as_str()), (code::DELEGATE, expected));
         }
-        let long = Scripted::new("head -c 100000 /dev/zero | tr '\\0' x >&2; exit 1")
-            .run(|_| ())
-            .unwrap_err();
+        let long = Scripted::new("head -c 100000 /dev/zero | tr '\\0' x >&2; exit 1").run(|_| ()).unwrap_err();
         assert!(long.msg.ends_with("xxx") && long.msg.len() < 300, "{long}");
     }
 
@@ -590,33 +519,24 @@ mod tests {
         fs::write(plugin.file("plug"), "#!/nonexistent/interpreter\n").unwrap();
         let error = plugin.run(|_| ()).unwrap_err();
         assert!(
-            error.code == code::DELEGATE
-                && error
-                    .msg
-                    .contains("plug for ADD: No such file or directory"),
+            error.code == code::DELEGATE && error.msg.contains("plug for ADD: No such file or directory"),
             "{error}"
         );
     }
 
     #[test]
     fn a_plugin_that_hangs_is_killed_with_all_it_started() {
-        let plugin = Scripted::new(
-            "sleep 600 & echo $! > $0.grandchild; echo $$ > $0.pid; echo waiting for rain >&2; wait",
-        );
+        let plugin =
+            Scripted::new("sleep 600 & echo $! > $0.grandchild; echo $$ > $0.pid; echo waiting for rain >&2; wait");
         let (error, took) = plugin.run_for(700);
         assert!(took < Duration::from_secs(5), "{took:?}");
         assert_eq!(error.code, code::DELEGATE);
         assert!(
-            error.msg.starts_with(
-                "plugin plug: ADD was killed: it did not end in 0.7 s; it said: waiting for rain"
-            ),
+            error.msg.starts_with("plugin plug: ADD was killed: it did not end in 0.7 s; it said: waiting for rain"),
             "{error}"
         );
         for file in ["plug.pid", "plug.grandchild"] {
-            assert!(
-                ends(&fs::read_to_string(plugin.file(file)).unwrap()),
-                "{file} still runs"
-            );
+            assert!(ends(&fs::read_to_string(plugin.file(file)).unwrap()), "{file} still runs");
         }
     }
 
@@ -624,15 +544,11 @@ mod tests {
     fn closed_pipes_do_not_outwit_the_deadline() {
         let (error, took) = Scripted::new("exec >&- 2>&- <&-; sleep 600").run_for(300);
         assert!(
-            error.msg.contains("was killed: it did not end in 0.3 s")
-                && took < Duration::from_secs(5),
+            error.msg.contains("was killed: it did not end in 0.3 s") && took < Duration::from_secs(5),
             "{error} {took:?}"
         );
         let (error, took) = Scripted::new("echo '{}'; exec sleep 600 <&-").run_for(300);
-        assert!(
-            error.msg.contains("was killed") && took < Duration::from_secs(5),
-            "{error} {took:?}"
-        );
+        assert!(error.msg.contains("was killed") && took < Duration::from_secs(5), "{error} {took:?}");
     }
 
     #[test]
@@ -641,19 +557,13 @@ mod tests {
         let started = Instant::now();
         assert_eq!(plugin.run(|_| ()).unwrap(), Some(json!({"ok": 1})));
         assert!(started.elapsed() < Duration::from_secs(5));
-        let pid: i32 = fs::read_to_string(plugin.file("plug.pid"))
-            .unwrap()
-            .trim()
-            .parse()
-            .unwrap();
+        let pid: i32 = fs::read_to_string(plugin.file("plug.pid")).unwrap().trim().parse().unwrap();
         nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), Signal::SIGKILL).unwrap();
     }
 
     #[test]
     fn what_a_plugin_left_in_its_pipes_is_read_after_its_end() {
-        let plugin = Scripted::new(
-            "printf '{\"a\":\"%060000d\"}' 0; printf '%060000d\\nlast' 0 >&2; exit $EXIT",
-        );
+        let plugin = Scripted::new("printf '{\"a\":\"%060000d\"}' 0; printf '%060000d\\nlast' 0 >&2; exit $EXIT");
         let run = |exit: &str| {
             let exit = [("EXIT".to_owned(), exit.to_owned())];
             let mut linger = |_| thread::sleep(Duration::from_millis(200));
@@ -671,37 +581,22 @@ mod tests {
     #[test]
     fn input_that_nobody_reads_and_output_without_end_do_not_block() {
         let large = vec![b' '; 4 << 20];
-        assert_eq!(
-            Scripted::new("echo '{}'")
-                .run(|request| request.stdin = &large)
-                .unwrap(),
-            Some(json!({}))
-        );
+        assert_eq!(Scripted::new("echo '{}'").run(|request| request.stdin = &large).unwrap(), Some(json!({})));
         let echoed = format!("{{\"a\":\"{}\"}}", "x".repeat(2 << 20));
-        let both_ways = Scripted::new("cat")
-            .run(|request| request.stdin = echoed.as_bytes())
-            .unwrap()
-            .unwrap();
+        let both_ways = Scripted::new("cat").run(|request| request.stdin = echoed.as_bytes()).unwrap().unwrap();
         assert_eq!(both_ways["a"].as_str().unwrap().len(), 2 << 20);
         let error = Scripted::new("cat /dev/zero").run(|_| ()).unwrap_err();
-        assert_eq!(
-            error.msg,
-            "plugin plug: ADD was killed: it printed more than 8 MiB"
-        );
-        let stderr =
-            Scripted::new("head -c 20000000 /dev/zero >&2; echo >&2; echo the end >&2; exit 1")
-                .run(|_| ())
-                .unwrap_err();
+        assert_eq!(error.msg, "plugin plug: ADD was killed: it printed more than 8 MiB");
+        let stderr = Scripted::new("head -c 20000000 /dev/zero >&2; echo >&2; echo the end >&2; exit 1")
+            .run(|_| ())
+            .unwrap_err();
         assert!(stderr.msg.ends_with(": the end"), "{stderr}");
     }
 
     #[test]
     fn a_busy_program_is_tried_again_until_it_is_written() {
         let plugin = Scripted::new("echo '{}'");
-        let writer = fs::OpenOptions::new()
-            .append(true)
-            .open(plugin.file("plug"))
-            .unwrap();
+        let writer = fs::OpenOptions::new().append(true).open(plugin.file("plug")).unwrap();
         let closing = thread::spawn(move || {
             thread::sleep(Duration::from_millis(150));
             drop(writer);
@@ -713,26 +608,15 @@ mod tests {
     #[test]
     fn no_plugin_is_started_when_no_time_is_left() {
         let plugin = Scripted::new("touch $0.ran");
-        let error = plugin
-            .run(|request| request.deadline = Instant::now())
-            .unwrap_err();
-        assert!(
-            error.msg.ends_with("no time is left") && !plugin.file("plug.ran").exists(),
-            "{error}"
-        );
+        let error = plugin.run(|request| request.deadline = Instant::now()).unwrap_err();
+        assert!(error.msg.ends_with("no time is left") && !plugin.file("plug.ran").exists(), "{error}");
     }
 
     #[test]
     fn the_plugin_holds_the_lock_it_inherits_and_nobody_afterwards() {
         let plugin = Scripted::new("while [ ! -e $0.go ]; do sleep 0.01; done; echo '{}'");
         let lock = plugin.file("lock");
-        let open = || {
-            fs::OpenOptions::new()
-                .create(true)
-                .append(true)
-                .open(&lock)
-                .unwrap()
-        };
+        let open = || fs::OpenOptions::new().create(true).append(true).open(&lock).unwrap();
         let held = Flock::lock(open(), FlockArg::LockExclusiveNonblock).unwrap();
         let inherited = held.as_fd().try_clone_to_owned().unwrap();
         let is_free = || Flock::lock(open(), FlockArg::LockExclusiveNonblock).is_ok();
@@ -750,10 +634,8 @@ mod tests {
             });
             let pid: u32 = starts.recv().unwrap();
             let holders = fs::read_dir(format!("/proc/{pid}/fd")).unwrap().flatten();
-            let holds = holders
-                .filter_map(|entry| fs::read_link(entry.path()).ok())
-                .filter(|target| *target == lock)
-                .count();
+            let holds =
+                holders.filter_map(|entry| fs::read_link(entry.path()).ok()).filter(|target| *target == lock).count();
             assert_eq!((holds, is_free()), (1, false));
             fs::write(plugin.file("plug.go"), "").unwrap();
             assert_eq!(running.join().unwrap().unwrap(), Some(json!({})));

@@ -40,8 +40,11 @@ impl ContainerLock {
                 Ok(()) if is_at(&file, &path) => return Ok(Self { file, path }),
                 Ok(()) => {}
                 Err(TryLockError::WouldBlock) if Instant::now() >= deadline => {
-                    return Err(CniError::new(code::TRY_AGAIN, format!("container {container}: another operation on it still runs"))
-                        .with_details("it ends by itself within its time limit (timeoutSeconds); try again then"));
+                    return Err(CniError::new(
+                        code::TRY_AGAIN,
+                        format!("container {container}: another operation on it still runs"),
+                    )
+                    .with_details("it ends by itself within its time limit (timeoutSeconds); try again then"));
                 }
                 Err(TryLockError::WouldBlock) => std::thread::sleep(POLL),
                 Err(TryLockError::Error(e)) => return Err(failed(e)),

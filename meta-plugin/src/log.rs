@@ -26,11 +26,14 @@ pub fn start(config: &Config) -> Result<(), CniError> {
     let started = match &config.log_file {
         Some(path) => {
             let file = OpenOptions::new().create(true).append(true).open(path).map_err(|e| {
-                CniError::new(code::IO, format!("logFile {}: {e}", path.display())).with_details("make its folder writable, or remove \"logFile\"")
+                CniError::new(code::IO, format!("logFile {}: {e}", path.display()))
+                    .with_details("make its folder writable, or remove \"logFile\"")
             })?;
             tracing::subscriber::set_global_default(lines.with_writer(Mutex::new(file)).finish())
         }
-        None if config.log_to_stderr => tracing::subscriber::set_global_default(lines.with_writer(std::io::stderr).finish()),
+        None if config.log_to_stderr => {
+            tracing::subscriber::set_global_default(lines.with_writer(std::io::stderr).finish())
+        }
         None => return Ok(()),
     };
     // Only the first call of a process can set it.
@@ -46,6 +49,8 @@ pub fn operation(request: &Request, started: Instant, error: Option<&CniError>) 
     let milliseconds = started.elapsed().as_micros() as f64 / 1000.0;
     match error {
         None => tracing::info!(command = %request.command, pod, container, milliseconds, "done"),
-        Some(error) => tracing::error!(command = %request.command, pod, container, milliseconds, code = error.code, "{error}"),
+        Some(error) => {
+            tracing::error!(command = %request.command, pod, container, milliseconds, code = error.code, "{error}")
+        }
     }
 }

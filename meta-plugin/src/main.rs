@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use musubi::{cli, engine};
-use musubi_delegates::{cni::request, registry};
+use musubi_delegates::registry;
 
 fn main() -> ExitCode {
     let called = std::env::args_os().next().unwrap_or_default();
@@ -14,9 +14,7 @@ fn main() -> ExitCode {
         return cli::delegate::run(name);
     }
     if std::env::var_os("CNI_COMMAND").is_some() && !is_delegate_call() {
-        let code = request::serve(engine::perform);
-        engine::after_answer();
-        return code;
+        return engine::serve();
     }
     cli::run()
 }

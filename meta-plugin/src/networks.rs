@@ -4,7 +4,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use musubi_crds::{DEFAULT_NETWORK_ANNOTATION, NETWORKS_ANNOTATION, NetworkSelection, parse_default_network, parse_networks};
+use musubi_crds::{
+    DEFAULT_NETWORK_ANNOTATION, NETWORKS_ANNOTATION, NetworkSelection, parse_default_network, parse_networks,
+};
 use musubi_delegates::cni::{CniError, ConfList, NetworkName, code};
 
 use crate::check::{definition, pod as check_pod};
@@ -118,7 +120,10 @@ impl Finder<'_> {
                 Some(list) => Ok(list),
                 None => Err(CniError::new(
                     code::CONFIG,
-                    format!("the definition has no spec.config, and no file in {} has the name \"{name}\"", self.config.conf_dir.display()),
+                    format!(
+                        "the definition has no spec.config, and no file in {} has the name \"{name}\"",
+                        self.config.conf_dir.display()
+                    ),
                 )
                 .with_details("give the definition a spec.config, or put a configuration of that name on every node")),
             },
@@ -149,7 +154,8 @@ impl Finder<'_> {
     /// The configuration of `confDir` whose JSON name it is: lists before single ones, each in the order of file names.
     fn named_file(&self, name: &str) -> Result<Option<ConfList>, CniError> {
         let files = configuration_files(&self.config.conf_dir)?;
-        let (lists, singles): (Vec<PathBuf>, Vec<PathBuf>) = files.into_iter().partition(|file| has_extension(file, &["conflist"]));
+        let (lists, singles): (Vec<PathBuf>, Vec<PathBuf>) =
+            files.into_iter().partition(|file| has_extension(file, &["conflist"]));
         for file in lists.into_iter().chain(singles) {
             let list = read_list(&file)?;
             if list.name.as_ref().is_some_and(|n| n.as_str() == name) {

@@ -99,7 +99,12 @@ fn attachment(
         let requests = check_pod::requests(config, selection, &list)?;
         let named = |text: &String| format!("network {}: {text}", network.name);
         warnings.extend(requests.warnings.iter().map(named));
-        warnings.extend(selection.unknown_keys.iter().map(|key| named(&format!("annotation key \"{key}\" is not known and is ignored"))));
+        warnings.extend(
+            selection
+                .unknown_keys
+                .iter()
+                .map(|key| named(&format!("annotation key \"{key}\" is not known and is ignored"))),
+        );
         runtime_config.extend(requests.runtime_config);
         args = requests.args;
     }
@@ -149,7 +154,9 @@ fn merge_arguments(conf: &mut NetConf, arguments: &Map<String, Value>) -> Result
     let object = |value: Option<&Value>, key: &str| match value {
         None => Ok(Map::new()),
         Some(Value::Object(map)) => Ok(map.clone()),
-        Some(_) => Err(CniError::from(ConfigError::new(key, "must be an object for \"cni-args\" to be merged into it"))),
+        Some(_) => {
+            Err(CniError::from(ConfigError::new(key, "must be an object for \"cni-args\" to be merged into it")))
+        }
     };
     let mut args = object(conf.get("args"), "args")?;
     let mut cni = object(args.get("cni"), "args.cni")?;
@@ -170,7 +177,9 @@ fn unique_interfaces(attachments: &[Planned]) -> Result<(), CniError> {
                     planned.network, planned.interface, other.network
                 ),
             )
-            .with_details("give each network an interface name of its own; names that are not given are net<position>"));
+            .with_details(
+                "give each network an interface name of its own; names that are not given are net<position>",
+            ));
         }
     }
     Ok(())

@@ -229,11 +229,7 @@ impl Key {
     /// The key of a request.
     #[must_use]
     pub fn new(container_id: &ContainerId, interface: &InterfaceName, network: &NetworkName) -> Self {
-        Self {
-            container_id: container_id.to_string(),
-            interface: interface.to_string(),
-            network: network.to_string(),
-        }
+        Self { container_id: container_id.to_string(), interface: interface.to_string(), network: network.to_string() }
     }
 
     /// The `IFLA_GROUP` of its links: 31 bits of a hash over all three, never 0.
@@ -241,7 +237,9 @@ impl Key {
     pub fn group(&self) -> NonZeroU32 {
         // FNV-1a, which stays the same over versions of ours and of Rust.
         let text = self.file_name();
-        let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3));
+        let hash = text
+            .bytes()
+            .fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3));
         let folded = (hash ^ (hash >> 32)) as u32 & 0x7fff_ffff;
         NonZeroU32::new(folded).unwrap_or(NonZeroU32::MIN)
     }
@@ -262,7 +260,11 @@ impl Record {
     /// Which record it is.
     #[must_use]
     pub fn key(&self) -> Key {
-        Key { container_id: self.container_id.clone(), interface: self.interface.clone(), network: self.network.clone() }
+        Key {
+            container_id: self.container_id.clone(),
+            interface: self.interface.clone(),
+            network: self.network.clone(),
+        }
     }
 
     /// `namespace/name` of the pod; empty without one.
@@ -376,7 +378,8 @@ impl Records {
     /// Code 5.
     pub fn orphan(&self, key: &Key) -> Result<(), CniError> {
         let name = key.file_name();
-        let moved = fs::create_dir_all(&self.orphans).and_then(|()| fs::rename(self.folder.join(&name), self.orphans.join(&name)));
+        let moved = fs::create_dir_all(&self.orphans)
+            .and_then(|()| fs::rename(self.folder.join(&name), self.orphans.join(&name)));
         moved.map_err(|e| CniError::new(code::IO, format!("move record {name} to {}: {e}", self.orphans.display())))
     }
 
@@ -391,7 +394,9 @@ impl Records {
 
 fn remove_file(path: &Path) -> Result<(), CniError> {
     match fs::remove_file(path) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(CniError::new(code::IO, format!("remove record {}: {e}", path.display()))),
+        Err(e) if e.kind() != io::ErrorKind::NotFound => {
+            Err(CniError::new(code::IO, format!("remove record {}: {e}", path.display())))
+        }
         _ => Ok(()),
     }
 }
@@ -415,7 +420,9 @@ fn read_file(file: &Path, key: &Key) -> Result<Option<Stored>, CniError> {
     };
     let damaged = |problem: String| Some(Stored::Damaged { key: key.clone(), problem });
     Ok(match serde_json::from_slice::<Record>(&bytes) {
-        Ok(record) if record.version > VERSION => damaged(format!("it is of version {}, this is {VERSION}", record.version)),
+        Ok(record) if record.version > VERSION => {
+            damaged(format!("it is of version {}, this is {VERSION}", record.version))
+        }
         Ok(record) if record.key() != *key => damaged("its content belongs to another record".to_owned()),
         Ok(record) => Some(Stored::Whole(Box::new(record))),
         Err(e) => damaged(e.to_string()),

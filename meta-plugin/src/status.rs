@@ -30,7 +30,8 @@ pub fn entries(network: &str, interface: &str, default: bool, result: &CniResult
         several => several.iter().enumerate().filter(|(_, i)| !i.sandbox.is_empty()).collect(),
     };
     let first = in_pod.first().map(|(position, _)| *position);
-    let with_gateway = result.ips.iter().find(|ip| ip.gateway.is_some()).and_then(|ip| usize::try_from(ip.interface?).ok());
+    let with_gateway =
+        result.ips.iter().find(|ip| ip.gateway.is_some()).and_then(|ip| usize::try_from(ip.interface?).ok());
     let chosen = with_gateway.filter(|p| in_pod.iter().any(|(position, _)| position == p)).or(first);
     let last = in_pod.last().map(|(position, _)| *position);
     in_pod

@@ -40,27 +40,14 @@ pub enum Command {
 
 impl Command {
     /// Every command.
-    pub const ALL: [Command; 6] = [
-        Self::Add,
-        Self::Del,
-        Self::Check,
-        Self::Gc,
-        Self::Status,
-        Self::Version,
-    ];
+    pub const ALL: [Command; 6] = [Self::Add, Self::Del, Self::Check, Self::Gc, Self::Status, Self::Version];
 
     /// Reads `CNI_COMMAND`; code 4 for another word.
     pub fn parse(s: &str) -> Result<Self, CniError> {
-        Self::ALL
-            .into_iter()
-            .find(|command| command.as_str() == s)
-            .ok_or_else(|| {
-                let accepted = Self::ALL.map(Self::as_str).join(", ");
-                CniError::new(
-                    code::ENVIRONMENT,
-                    format!("CNI_COMMAND must be one of {accepted}, not {}", shown(s)),
-                )
-            })
+        Self::ALL.into_iter().find(|command| command.as_str() == s).ok_or_else(|| {
+            let accepted = Self::ALL.map(Self::as_str).join(", ");
+            CniError::new(code::ENVIRONMENT, format!("CNI_COMMAND must be one of {accepted}, not {}", shown(s)))
+        })
     }
 
     /// The command as it is written.
@@ -136,32 +123,23 @@ pub struct Request {
 impl Request {
     /// Reads a request. All variables that are missing are named in one error (code 4). stdin is
     /// not read for VERSION.
-    pub fn read(
-        env: &dyn Fn(&str) -> Option<String>,
-        stdin: &mut dyn Read,
-    ) -> Result<Request, CniError> {
+    pub fn read(env: &dyn Fn(&str) -> Option<String>, stdin: &mut dyn Read) -> Result<Request, CniError> {
         read(env, stdin, &Cell::new(Version::LATEST))
     }
 
     /// The container's id; an error for a command that has none.
     pub fn container_id(&self) -> Result<&ContainerId, CniError> {
-        self.container_id
-            .as_ref()
-            .ok_or_else(|| self.absent("CNI_CONTAINERID"))
+        self.container_id.as_ref().ok_or_else(|| self.absent("CNI_CONTAINERID"))
     }
 
     /// The interface's name; an error for a command that has none.
     pub fn interface(&self) -> Result<&InterfaceName, CniError> {
-        self.interface
-            .as_ref()
-            .ok_or_else(|| self.absent("CNI_IFNAME"))
+        self.interface.as_ref().ok_or_else(|| self.absent("CNI_IFNAME"))
     }
 
     /// The namespace's path; an error where it was not given.
     pub fn netns(&self) -> Result<&Path, CniError> {
-        self.netns
-            .as_deref()
-            .ok_or_else(|| self.absent("CNI_NETNS"))
+        self.netns.as_deref().ok_or_else(|| self.absent("CNI_NETNS"))
     }
 
     /// Whether the request may be worked on at all. A command newer than the configuration is
@@ -170,20 +148,15 @@ impl Request {
     pub fn admit(&self) -> Result<(), CniError> {
         let (command, version) = (self.command, self.version);
         if version < command.since() {
-            let msg = format!(
-                "{command} needs cniVersion {} or newer, the configuration has {version}",
-                command.since()
-            );
+            let msg =
+                format!("{command} needs cniVersion {} or newer, the configuration has {version}", command.since());
             return Err(CniError::new(code::INCOMPATIBLE_VERSION, msg));
         }
         refuse_own_namespace(self, Path::new(HOST_NAMESPACE))
     }
 
     fn absent(&self, variable: &str) -> CniError {
-        CniError::new(
-            code::ENVIRONMENT,
-            format!("{variable} is not set for {}", self.command),
-        )
+        CniError::new(code::ENVIRONMENT, format!("{variable} is not set for {}", self.command))
     }
 }
 
@@ -196,14 +169,8 @@ pub fn serve(handler: impl FnOnce(&Request) -> Result<Option<Value>, CniError>) 
     let env = |name: &str| std::env::var_os(name).map(|value| value.to_string_lossy().into_owned());
     let (text, ok) = answer(&env, &mut io::stdin().lock(), handler);
     let mut stdout = io::stdout().lock();
-    let written = stdout
-        .write_all(text.as_bytes())
-        .and_then(|()| stdout.flush());
-    if ok && written.is_ok() {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    }
+    let written = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
+    if ok && written.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 /// What [`serve`] prints, and whether it is a success.
@@ -214,8 +181,7 @@ pub fn answer(
 ) -> (String, bool) {
     let version = Cell::new(Version::LATEST);
     let work = || perform(&read(env, stdin, &version)?, handler);
-    let outcome = catch_unwind(AssertUnwindSafe(work))
-        .unwrap_or_else(|panic| Err(internal_error(panic.as_ref())));
+    let outcome = catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| Err(internal_error(panic.as_ref())));
     match outcome {
         Ok(None) => (String::new(), true),
         Ok(Some(value)) => (value.to_string(), true),
@@ -249,38 +215,22 @@ fn read_environment(env: &dyn Fn(&str) -> Option<String>) -> Result<Request, Cni
             .with_details("set it to one of ADD, DEL, CHECK, GC, STATUS, VERSION")
     })?;
     let command = Command::parse(&command)?;
-    let missing: Vec<_> = command
-        .required()
-        .iter()
-        .copied()
-        .filter(|name| get(name).is_none())
-        .collect();
+    let missing: Vec<_> = command.required().iter().copied().filter(|name| get(name).is_none()).collect();
     if !missing.is_empty() {
         return Err(CniError::new(
             code::ENVIRONMENT,
-            format!(
-                "{command} needs variables that are not set: {}",
-                missing.join(", ")
-            ),
+            format!("{command} needs variables that are not set: {}", missing.join(", ")),
         ));
     }
     let own = |name: &str| get(name).filter(|_| command.is_about_one_attachment());
     Ok(Request {
         command,
-        container_id: own("CNI_CONTAINERID")
-            .map(|id| ContainerId::parse(&id))
-            .transpose()?,
+        container_id: own("CNI_CONTAINERID").map(|id| ContainerId::parse(&id)).transpose()?,
         netns: own("CNI_NETNS").map(PathBuf::from),
-        interface: own("CNI_IFNAME")
-            .map(|name| InterfaceName::parse(&name))
-            .transpose()?,
+        interface: own("CNI_IFNAME").map(|name| InterfaceName::parse(&name)).transpose()?,
         args: read_args(command, &get("CNI_ARGS").unwrap_or_default())?,
         path: get("CNI_PATH")
-            .map(|path| {
-                std::env::split_paths(&path)
-                    .filter(|entry| !entry.as_os_str().is_empty())
-                    .collect()
-            })
+            .map(|path| std::env::split_paths(&path).filter(|entry| !entry.as_os_str().is_empty()).collect())
             .unwrap_or_default(),
         conf: NetConf::default(),
         stdin: Vec::new(),
@@ -300,22 +250,13 @@ fn read_args(command: Command, text: &str) -> Result<CniArgs, CniError> {
 
 fn read_stdin(stdin: &mut dyn Read) -> Result<Vec<u8>, CniError> {
     let mut bytes = Vec::new();
-    stdin
-        .take(STDIN_MAX + 1)
-        .read_to_end(&mut bytes)
-        .map_err(|error| {
-            CniError::new(
-                code::IO,
-                format!("cannot read the network configuration from stdin: {error}"),
-            )
-        })?;
+    stdin.take(STDIN_MAX + 1).read_to_end(&mut bytes).map_err(|error| {
+        CniError::new(code::IO, format!("cannot read the network configuration from stdin: {error}"))
+    })?;
     if bytes.len() as u64 > STDIN_MAX {
         return Err(CniError::new(
             code::IO,
-            format!(
-                "the network configuration on stdin is longer than {} MiB",
-                STDIN_MAX >> 20
-            ),
+            format!("the network configuration on stdin is longer than {} MiB", STDIN_MAX >> 20),
         ));
     }
     Ok(bytes)
@@ -333,10 +274,7 @@ fn perform(
     request.admit()?;
     let answer = handler(request)?;
     if request.command == Command::Add && answer.is_none() {
-        return Err(CniError::new(
-            code::DELEGATE,
-            "internal error: ADD has no result",
-        ));
+        return Err(CniError::new(code::DELEGATE, "internal error: ADD has no result"));
     }
     Ok(answer)
 }
@@ -350,12 +288,7 @@ fn refuse_own_namespace(request: &Request, host: &Path) -> Result<(), CniError> 
     let Some(path) = request.netns.as_deref().filter(|_| !request.netns_override) else {
         return Ok(());
     };
-    let refused = |problem: String| {
-        CniError::new(
-            code::NAMESPACE,
-            format!("CNI_NETNS {}: {problem}", path.display()),
-        )
-    };
+    let refused = |problem: String| CniError::new(code::NAMESPACE, format!("CNI_NETNS {}: {problem}", path.display()));
     let theirs = match std::fs::metadata(path) {
         Ok(metadata) => metadata,
         Err(_) if request.command == Command::Del => return Ok(()),
@@ -365,9 +298,7 @@ fn refuse_own_namespace(request: &Request, host: &Path) -> Result<(), CniError> 
         .map_err(|error| refused(format!("cannot compare it with this process's: {error}")))?;
     let advice = "give the container's namespace; pods on the host's network get no interfaces";
     if is_same_file(&theirs, &own) {
-        return Err(
-            refused("this is the plugin's own network namespace".into()).with_details(advice)
-        );
+        return Err(refused("this is the plugin's own network namespace".into()).with_details(advice));
     }
     // Only root may look at process 1; others could not work in its namespace anyway.
     if std::fs::metadata(host).is_ok_and(|host| is_same_file(&theirs, &host)) {
@@ -391,24 +322,10 @@ fn remember_panic(info: &std::panic::PanicHookInfo<'_>) {
 }
 
 fn internal_error(panic: &(dyn std::any::Any + Send)) -> CniError {
-    let text = panic
-        .downcast_ref::<&str>()
-        .copied()
-        .or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-    let at = PANICKED_AT
-        .lock()
-        .ok()
-        .and_then(|mut at| at.take())
-        .map(|at| format!(" at {at}"))
-        .unwrap_or_default();
-    CniError::new(
-        code::DELEGATE,
-        format!(
-            "internal error: {}{at}",
-            text.unwrap_or("a panic without a message")
-        ),
-    )
-    .with_details("this is a fault of the plugin: please report it")
+    let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    let at = PANICKED_AT.lock().ok().and_then(|mut at| at.take()).map(|at| format!(" at {at}")).unwrap_or_default();
+    CniError::new(code::DELEGATE, format!("internal error: {}{at}", text.unwrap_or("a panic without a message")))
+        .with_details("this is a fault of the plugin: please report it")
 }
 
 #[cfg(test)]
@@ -423,10 +340,7 @@ mod tests {
 
     /// A whole environment for `command`, with `changes` made to it; an empty value takes the
     /// variable away.
-    fn environment(
-        command: &str,
-        changes: &[(&str, &str)],
-    ) -> impl Fn(&str) -> Option<String> + use<> {
+    fn environment(command: &str, changes: &[(&str, &str)]) -> impl Fn(&str) -> Option<String> + use<> {
         let whole = [
             ("CNI_COMMAND", command),
             ("CNI_CONTAINERID", "c1"),
@@ -435,19 +349,12 @@ mod tests {
             ("CNI_ARGS", "IgnoreUnknown=1;A=b"),
             ("CNI_PATH", "/opt/cni/bin:/x"),
         ];
-        let map: HashMap<String, String> = whole
-            .iter()
-            .chain(changes)
-            .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
-            .collect();
+        let map: HashMap<String, String> =
+            whole.iter().chain(changes).map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
         move |name: &str| map.get(name).filter(|value| !value.is_empty()).cloned()
     }
 
-    fn read_request(
-        command: &str,
-        changes: &[(&str, &str)],
-        stdin: &str,
-    ) -> Result<Request, CniError> {
+    fn read_request(command: &str, changes: &[(&str, &str)], stdin: &str) -> Result<Request, CniError> {
         Request::read(&environment(command, changes), &mut stdin.as_bytes())
     }
 
@@ -458,19 +365,8 @@ mod tests {
         stdin: &str,
         handler: impl FnOnce(&Request) -> Result<Option<Value>, CniError>,
     ) -> (Value, bool) {
-        let (text, ok) = answer(
-            &environment(command, changes),
-            &mut stdin.as_bytes(),
-            handler,
-        );
-        (
-            if text.is_empty() {
-                Value::Null
-            } else {
-                serde_json::from_str(&text).unwrap()
-            },
-            ok,
-        )
+        let (text, ok) = answer(&environment(command, changes), &mut stdin.as_bytes(), handler);
+        (if text.is_empty() { Value::Null } else { serde_json::from_str(&text).unwrap() }, ok)
     }
 
     fn conf(version: &str) -> String {
@@ -485,10 +381,7 @@ mod tests {
         assert_eq!(request.interface().unwrap().as_str(), "eth0");
         assert_eq!(request.netns().unwrap(), Path::new("/proc/self/ns/mnt"));
         assert_eq!(request.args.get("A"), Some("b"));
-        assert_eq!(
-            request.path,
-            [PathBuf::from("/opt/cni/bin"), PathBuf::from("/x")]
-        );
+        assert_eq!(request.path, [PathBuf::from("/opt/cni/bin"), PathBuf::from("/x")]);
         assert_eq!(request.stdin, CONF.as_bytes());
         assert_eq!(request.version, Version::V1_1_0);
         assert!(request.netns_override);
@@ -508,24 +401,13 @@ mod tests {
         let read = calls.iter().map(|call| {
             let env = |name: &str| call["env"][name].as_str().map(str::to_owned);
             let request = Request::read(&env, &mut call["stdin"].to_string().as_bytes()).unwrap();
-            assert_eq!(
-                (
-                    request.args.get("K8S_POD_NAME"),
-                    request.args.ignore_unknown()
-                ),
-                (Some("rec"), true)
-            );
+            assert_eq!((request.args.get("K8S_POD_NAME"), request.args.ignore_unknown()), (Some("rec"), true));
             (request.command, request.netns.is_some())
         });
         // The namespace is gone when DEL is repeated.
         assert_eq!(
             read.collect::<Vec<_>>(),
-            [
-                (Command::Add, true),
-                (Command::Del, true),
-                (Command::Del, false),
-                (Command::Del, false)
-            ]
+            [(Command::Add, true), (Command::Del, true), (Command::Del, false), (Command::Del, false)]
         );
     }
 
@@ -535,11 +417,9 @@ mod tests {
         let shared = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/data/runtime");
         for name in ["containerd-1.6-ADD.json", "containerd-1.6-DEL.json"] {
             match std::fs::read(shared.join(name)) {
-                Ok(text) => assert!(
-                    text == std::fs::read(own.join(name)).unwrap(),
-                    "{name} differs from {}",
-                    shared.display()
-                ),
+                Ok(text) => {
+                    assert!(text == std::fs::read(own.join(name)).unwrap(), "{name} differs from {}", shared.display())
+                }
                 Err(error) => eprintln!("SKIPPED: {name} is not beside the repository: {error}"),
             }
         }
@@ -547,13 +427,7 @@ mod tests {
 
     #[test]
     fn each_command_asks_for_its_variables_and_names_all_that_are_missing() {
-        let all = [
-            "CNI_CONTAINERID",
-            "CNI_NETNS",
-            "CNI_IFNAME",
-            "CNI_PATH",
-            "CNI_ARGS",
-        ];
+        let all = ["CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME", "CNI_PATH", "CNI_ARGS"];
         for (command, required) in [
             ("ADD", &all[..4]),
             ("CHECK", &all[..4]),
@@ -569,20 +443,13 @@ mod tests {
                     assert_eq!(error.code, code::ENVIRONMENT);
                     assert_eq!(
                         error.msg,
-                        format!(
-                            "{command} needs variables that are not set: {}",
-                            required.join(", ")
-                        )
+                        format!("{command} needs variables that are not set: {}", required.join(", "))
                     );
                 }
             }
             for missing in all {
                 let result = read_request(command, &[(missing, "")], CONF);
-                assert_eq!(
-                    result.is_err(),
-                    required.contains(&missing),
-                    "{command} without {missing}"
-                );
+                assert_eq!(result.is_err(), required.contains(&missing), "{command} without {missing}");
             }
         }
     }
@@ -592,37 +459,13 @@ mod tests {
         let long = format!("{CONF}{}", " ".repeat(17 << 20));
         let cases: &[(&str, Changes, &str, u32, &str)] = &[
             ("", &[], CONF, 4, "CNI_COMMAND is not set"),
-            (
-                "add",
-                &[],
-                CONF,
-                4,
-                "CNI_COMMAND must be one of ADD, DEL, CHECK, GC, STATUS, VERSION, not \"add\"",
-            ),
+            ("add", &[], CONF, 4, "CNI_COMMAND must be one of ADD, DEL, CHECK, GC, STATUS, VERSION, not \"add\""),
             ("UPDATE", &[], CONF, 4, "CNI_COMMAND must be one of"),
-            (
-                "ADD",
-                &[("CNI_CONTAINERID", "../x")],
-                CONF,
-                4,
-                "container id",
-            ),
+            ("ADD", &[("CNI_CONTAINERID", "../x")], CONF, 4, "container id"),
             ("ADD", &[("CNI_IFNAME", "a/b")], CONF, 4, "interface name"),
-            (
-                "DEL",
-                &[("CNI_IFNAME", "sixteen-bytes-12")],
-                CONF,
-                4,
-                "interface name",
-            ),
+            ("DEL", &[("CNI_IFNAME", "sixteen-bytes-12")], CONF, 4, "interface name"),
             ("ADD", &[("CNI_ARGS", "A=1;")], CONF, 4, "CNI_ARGS: pair 2"),
-            (
-                "ADD",
-                &[],
-                &long,
-                5,
-                "the network configuration on stdin is longer than 16 MiB",
-            ),
+            ("ADD", &[], &long, 5, "the network configuration on stdin is longer than 16 MiB"),
             ("ADD", &[], "", 6, "the network configuration is not JSON"),
             (
                 "ADD",
@@ -631,28 +474,10 @@ mod tests {
                 6,
                 "the network configuration is not JSON: EOF while parsing an object at line 1 column 1",
             ),
-            (
-                "ADD",
-                &[],
-                "[]",
-                6,
-                "the network configuration must be a JSON object",
-            ),
+            ("ADD", &[], "[]", 6, "the network configuration must be a JSON object"),
             ("ADD", &[], r#"{"cniVersion":"1.0.0"}"#, 7, "name: "),
-            (
-                "STATUS",
-                &[],
-                r#"{"cniVersion":"1.1.0","name":"a b"}"#,
-                7,
-                "name: ",
-            ),
-            (
-                "ADD",
-                &[],
-                r#"{"cniVersion":"9.0.0","name":"n"}"#,
-                1,
-                "cniVersion \"9.0.0\"",
-            ),
+            ("STATUS", &[], r#"{"cniVersion":"1.1.0","name":"a b"}"#, 7, "name: "),
+            ("ADD", &[], r#"{"cniVersion":"9.0.0","name":"n"}"#, 1, "cniVersion \"9.0.0\""),
         ];
         for (command, changes, stdin, code, start) in cases {
             let error = read_request(command, changes, stdin).unwrap_err();
@@ -663,11 +488,9 @@ mod tests {
 
     #[test]
     fn an_error_is_told_in_the_configurations_version_as_soon_as_that_is_known() {
-        for (stdin, version) in [
-            (r#"{"cniVersion":"0.3.1"}"#, "0.3.1"),
-            (r#"{"cniVersion":"9.0.0"}"#, "1.1.0"),
-            ("{", "1.1.0"),
-        ] {
+        for (stdin, version) in
+            [(r#"{"cniVersion":"0.3.1"}"#, "0.3.1"), (r#"{"cniVersion":"9.0.0"}"#, "1.1.0"), ("{", "1.1.0")]
+        {
             let (printed, ok) = answered("ADD", &[], stdin, |_| Ok(None));
             assert!(!ok && printed["cniVersion"] == version, "{printed}");
         }
@@ -681,32 +504,17 @@ mod tests {
                 Err(io::Error::other("gone"))
             }
         }
-        assert_eq!(
-            Request::read(&environment("ADD", &[]), &mut Broken)
-                .unwrap_err()
-                .code,
-            code::IO
-        );
+        assert_eq!(Request::read(&environment("ADD", &[]), &mut Broken).unwrap_err().code, code::IO);
     }
 
     #[test]
     fn what_takes_away_does_not_stumble_over_arguments() {
-        let request =
-            read_request("DEL", &[("CNI_ARGS", "A=1;;x"), ("CNI_NETNS", "")], CONF).unwrap();
-        assert_eq!(
-            (request.args.get("A"), request.netns.as_ref()),
-            (Some("1"), None)
-        );
+        let request = read_request("DEL", &[("CNI_ARGS", "A=1;;x"), ("CNI_NETNS", "")], CONF).unwrap();
+        assert_eq!((request.args.get("A"), request.netns.as_ref()), (Some("1"), None));
         assert_eq!(request.netns().unwrap_err().code, code::ENVIRONMENT);
         // Leftovers of an attachment mean nothing to GC and STATUS.
         let request = read_request("GC", &[("CNI_CONTAINERID", "../x")], CONF).unwrap();
-        assert_eq!(
-            (
-                request.container_id().is_err(),
-                request.interface().is_err()
-            ),
-            (true, true)
-        );
+        assert_eq!((request.container_id().is_err(), request.interface().is_err()), (true, true));
     }
 
     #[test]
@@ -718,9 +526,7 @@ mod tests {
             }
         }
         let env = environment("VERSION", &[("CNI_PATH", ""), ("CNI_CONTAINERID", "")]);
-        let (text, ok) = answer(&env, &mut Untouchable, |_| {
-            panic!("VERSION must not reach the handler")
-        });
+        let (text, ok) = answer(&env, &mut Untouchable, |_| panic!("VERSION must not reach the handler"));
         assert!(ok);
         assert_eq!(
             text,
@@ -747,10 +553,7 @@ mod tests {
             });
             assert_eq!((ok, called.get()), (served, served), "{command} {version}");
             if !served {
-                assert_eq!(
-                    (&printed["code"], &printed["cniVersion"]),
-                    (&json!(1), &json!(version))
-                );
+                assert_eq!((&printed["code"], &printed["cniVersion"]), (&json!(1), &json!(version)));
             }
         }
     }
@@ -774,15 +577,11 @@ mod tests {
             ("GC", own, "", None),
         ] {
             let called = Cell::new(false);
-            let (printed, ok) = answered(
-                command,
-                &[("CNI_NETNS", netns), ("CNI_NETNS_OVERRIDE", overridden)],
-                CONF,
-                |_| {
+            let (printed, ok) =
+                answered(command, &[("CNI_NETNS", netns), ("CNI_NETNS_OVERRIDE", overridden)], CONF, |_| {
                     called.set(true);
                     Ok(Some(json!({})))
-                },
-            );
+                });
             let code = printed["code"].as_u64();
             assert_eq!(
                 (code, ok, called.get()),
@@ -799,20 +598,14 @@ mod tests {
         let request = read_request("ADD", &[("CNI_NETNS", main)], CONF).unwrap();
         let outcome = std::thread::spawn(move || {
             nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).ok()?;
-            Some(
-                [main, "/proc/self/ns/mnt"]
-                    .map(|host| refuse_own_namespace(&request, Path::new(host))),
-            )
+            Some([main, "/proc/self/ns/mnt"].map(|host| refuse_own_namespace(&request, Path::new(host))))
         });
         let Some([host, other]) = outcome.join().unwrap() else {
             eprintln!("SKIPPED: needs root to make a network namespace");
             return;
         };
         let error = host.unwrap_err();
-        assert!(
-            error.code == 8 && error.msg.ends_with("this is the host's network namespace"),
-            "{error}"
-        );
+        assert!(error.code == 8 && error.msg.ends_with("this is the host's network namespace"), "{error}");
         assert_eq!(other, Ok(()));
     }
 
@@ -821,40 +614,19 @@ mod tests {
         let error = || CniError::new(11, "busy").with_details("wait");
         let changes = &[("CNI_NETNS", "/proc/thread-self/ns/mnt")];
         let own = &conf("0.4.0");
-        assert_eq!(
-            answered("ADD", changes, own, |_| Ok(Some(json!({"ips": []})))),
-            (json!({"ips": []}), true)
-        );
-        assert_eq!(
-            answered("DEL", changes, own, |_| Ok(None)),
-            (Value::Null, true)
-        );
+        assert_eq!(answered("ADD", changes, own, |_| Ok(Some(json!({"ips": []})))), (json!({"ips": []}), true));
+        assert_eq!(answered("DEL", changes, own, |_| Ok(None)), (Value::Null, true));
         assert_eq!(
             answered("ADD", changes, own, |_| Err(error())),
-            (
-                json!({"cniVersion": "0.4.0", "code": 11, "msg": "busy", "details": "wait"}),
-                false
-            )
+            (json!({"cniVersion": "0.4.0", "code": 11, "msg": "busy", "details": "wait"}), false)
         );
         let (printed, ok) = answered("ADD", changes, own, |_| Ok(None));
         assert_eq!((&printed["code"], ok), (&json!(100), false));
         let (printed, ok) = answered("DEL", changes, own, |_| panic!("an index of {}", 3));
-        assert!(
-            !ok && printed["code"] == 100 && printed["cniVersion"] == "0.4.0",
-            "{printed}"
-        );
-        assert!(
-            printed["msg"]
-                .as_str()
-                .unwrap()
-                .starts_with("internal error: an index of 3"),
-            "{printed}"
-        );
+        assert!(!ok && printed["code"] == 100 && printed["cniVersion"] == "0.4.0", "{printed}");
+        assert!(printed["msg"].as_str().unwrap().starts_with("internal error: an index of 3"), "{printed}");
         let (printed, ok) = answered("ADD", &[("CNI_IFNAME", "")], own, |_| Ok(None));
-        assert!(
-            !ok && printed["code"] == 4 && printed["cniVersion"] == "1.1.0",
-            "{printed}"
-        );
+        assert!(!ok && printed["code"] == 4 && printed["cniVersion"] == "1.1.0", "{printed}");
     }
 
     /// Runs itself as a process that serves, for the exit code and the streams are a process's.
@@ -886,35 +658,14 @@ mod tests {
             .stderr(std::process::Stdio::piped())
             .spawn()
             .unwrap();
-        child
-            .stdin
-            .take()
-            .unwrap()
-            .write_all(CONF.as_bytes())
-            .unwrap();
+        child.stdin.take().unwrap().write_all(CONF.as_bytes()).unwrap();
         let output = child.wait_with_output().unwrap();
-        let (stdout, stderr) = (
-            String::from_utf8_lossy(&output.stdout),
-            String::from_utf8_lossy(&output.stderr),
-        );
-        let document = stdout
-            .find('{')
-            .map(|start| &stdout[start..])
-            .unwrap_or_default();
-        let printed = serde_json::Deserializer::from_str(document)
-            .into_iter::<Value>()
-            .next()
-            .unwrap()
-            .unwrap();
+        let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        let document = stdout.find('{').map(|start| &stdout[start..]).unwrap_or_default();
+        let printed = serde_json::Deserializer::from_str(document).into_iter::<Value>().next().unwrap().unwrap();
         let msg = printed["msg"].as_str().unwrap();
-        assert!(
-            msg.starts_with("internal error: deliberate at ") && msg.contains("request.rs:"),
-            "{msg}"
-        );
+        assert!(msg.starts_with("internal error: deliberate at ") && msg.contains("request.rs:"), "{msg}");
         assert!(!stderr.contains("panicked"), "{stderr}");
-        assert!(
-            output.status.success(),
-            "serve did not return a failure: {stdout} {stderr}"
-        );
+        assert!(output.status.success(), "serve did not return a failure: {stdout} {stderr}");
     }
 }

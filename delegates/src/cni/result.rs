@@ -512,14 +512,7 @@ mod tests {
             "routes": [{"dst": "::/0", "mtu": 0, "advmss": 0, "priority": 0, "table": 0, "scope": 0}]});
         let read = CniResult::parse(&zeros, Version::V1_1_0).unwrap();
         assert_eq!(read.interfaces[0].mtu, None);
-        assert_eq!(
-            read.routes[0],
-            Route {
-                table: Some(0),
-                scope: Some(0),
-                ..Route::to("::/0".parse().unwrap())
-            }
-        );
+        assert_eq!(read.routes[0], Route { table: Some(0), scope: Some(0), ..Route::to("::/0".parse().unwrap()) });
     }
 
     #[test]

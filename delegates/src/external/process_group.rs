@@ -67,10 +67,7 @@ pub(super) struct Group {
 impl Group {
     /// Takes a child that was started in a group of its own, with three pipes.
     pub fn new(child: Child) -> Self {
-        Self {
-            id: child.id(),
-            child: Some(child),
-        }
+        Self { id: child.id(), child: Some(child) }
     }
 
     /// The id of the process and of its group.
@@ -91,23 +88,13 @@ impl Group {
             if let Some(status) = child.try_wait()? {
                 pipes.drain()?;
                 self.child = None;
-                return Ok(Collected {
-                    status,
-                    stdout: pipes.printed,
-                    stderr: pipes.said,
-                });
+                return Ok(Collected { status, stdout: pipes.printed, stderr: pipes.said });
             }
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                return Err(Interruption::Deadline {
-                    stderr: std::mem::take(&mut pipes.said),
-                });
+                return Err(Interruption::Deadline { stderr: std::mem::take(&mut pipes.said) });
             }
-            pause = if moved {
-                SHORTEST_PAUSE
-            } else {
-                (pause * 2).min(LONGEST_PAUSE)
-            };
+            pause = if moved { SHORTEST_PAUSE } else { (pause * 2).min(LONGEST_PAUSE) };
             pipes.wait(pause.min(left))?;
         }
     }
@@ -165,20 +152,14 @@ impl<'a> Pipes<'a> {
         };
         for end in pipes.open() {
             // The flag belongs to our end alone: the two ends of a pipe are opened separately.
-            fcntl(
-                end,
-                FcntlArg::F_SETFL(OFlag::O_NONBLOCK | access_mode(end)?),
-            )?;
+            fcntl(end, FcntlArg::F_SETFL(OFlag::O_NONBLOCK | access_mode(end)?))?;
         }
         Ok(pipes)
     }
 
     fn open(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         let stdin = self.stdin.as_ref().map(AsFd::as_fd);
-        stdin
-            .into_iter()
-            .chain(self.stdout.as_ref().map(AsFd::as_fd))
-            .chain(self.stderr.as_ref().map(AsFd::as_fd))
+        stdin.into_iter().chain(self.stdout.as_ref().map(AsFd::as_fd)).chain(self.stderr.as_ref().map(AsFd::as_fd))
     }
 
     /// Moves what can be moved now; whether anything was.
@@ -189,8 +170,7 @@ impl<'a> Pipes<'a> {
             return Err(Interruption::TooMuchOutput);
         }
         let said = read_available(&mut self.stderr, &mut self.said, usize::MAX)?;
-        self.said
-            .drain(..self.said.len().saturating_sub(STDERR_KEPT));
+        self.said.drain(..self.said.len().saturating_sub(STDERR_KEPT));
         Ok(wrote || printed || said)
     }
 
@@ -215,9 +195,7 @@ impl<'a> Pipes<'a> {
                 self.to_write = self.to_write.get(count..).unwrap_or_default();
                 count > 0
             }
-            Err(error)
-                if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) =>
-            {
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {
                 return Ok(false);
             }
             // It need not read what it is sent.
@@ -236,25 +214,15 @@ impl<'a> Pipes<'a> {
     /// Waits until something can be moved, but no longer than `timeout` (rounded up to a
     /// millisecond while a pipe is open).
     fn wait(&self, timeout: Duration) -> io::Result<()> {
-        let input = self
-            .stdin
-            .iter()
-            .map(|stdin| PollFd::new(stdin.as_fd(), PollFlags::POLLOUT));
-        let stdout = self
-            .stdout
-            .iter()
-            .map(|stdout| PollFd::new(stdout.as_fd(), PollFlags::POLLIN));
-        let stderr = self
-            .stderr
-            .iter()
-            .map(|stderr| PollFd::new(stderr.as_fd(), PollFlags::POLLIN));
+        let input = self.stdin.iter().map(|stdin| PollFd::new(stdin.as_fd(), PollFlags::POLLOUT));
+        let stdout = self.stdout.iter().map(|stdout| PollFd::new(stdout.as_fd(), PollFlags::POLLIN));
+        let stderr = self.stderr.iter().map(|stderr| PollFd::new(stderr.as_fd(), PollFlags::POLLIN));
         let mut fds: Vec<_> = input.chain(stdout).chain(stderr).collect();
         if fds.is_empty() {
             thread::sleep(timeout);
             return Ok(());
         }
-        let milliseconds = PollTimeout::try_from(timeout.max(Duration::from_millis(1)))
-            .unwrap_or(PollTimeout::ZERO);
+        let milliseconds = PollTimeout::try_from(timeout.max(Duration::from_millis(1))).unwrap_or(PollTimeout::ZERO);
         match poll(&mut fds, milliseconds) {
             Ok(_) | Err(nix::errno::Errno::EINTR) => Ok(()),
             Err(errno) => Err(errno.into()),
@@ -268,11 +236,7 @@ fn access_mode(fd: BorrowedFd<'_>) -> nix::Result<OFlag> {
 
 /// Reads what is there, at most [`CHUNK`] bytes a call and never past `max` in all; closes the pipe
 /// at its end. Whether anything was read.
-fn read_available(
-    pipe: &mut Option<impl Read>,
-    into: &mut Vec<u8>,
-    max: usize,
-) -> io::Result<bool> {
+fn read_available(pipe: &mut Option<impl Read>, into: &mut Vec<u8>, max: usize) -> io::Result<bool> {
     let Some(reader) = pipe.as_mut() else {
         return Ok(false);
     };
@@ -288,9 +252,7 @@ fn read_available(
             into.extend_from_slice(buffer.get(..count).unwrap_or_default());
             Ok(true)
         }
-        Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {
-            Ok(false)
-        }
+        Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => Ok(false),
         Err(error) => Err(error),
     }
 }
@@ -317,10 +279,7 @@ mod tests {
     #[test]
     fn of_stderr_the_end_is_kept() {
         let soon = Instant::now() + Duration::from_secs(20);
-        let collected = shell("head -c 300000 /dev/zero >&2; echo end >&2")
-            .run(b"", soon)
-            .ok()
-            .unwrap();
+        let collected = shell("head -c 300000 /dev/zero >&2; echo end >&2").run(b"", soon).ok().unwrap();
         assert!(collected.stderr.ends_with(b"\0\0end\n"));
         assert_eq!(collected.stderr.len(), STDERR_KEPT);
     }

@@ -16,15 +16,36 @@ const MAC_FROM_ARGS: &[&str] = &["bridge", "macvlan", "tap", "tuning", "ovs", "c
 const IP_FROM_ARGS: &[&str] = &["host-local", "static", "whereabouts"];
 /// Types of the reference plugins, which take nothing else from `CNI_ARGS`.
 const KNOWN_TYPES: &[&str] = &[
-    "ipvlan", "vlan", "vxlan", "ptp", "loopback", "host-device", "dummy", "vrf", "sbr", "portmap", "bandwidth", "firewall",
-    "dhcp", "sriov", "bond", "rdma", "route-override", "passthru",
+    "ipvlan",
+    "vlan",
+    "vxlan",
+    "ptp",
+    "loopback",
+    "host-device",
+    "dummy",
+    "vrf",
+    "sbr",
+    "portmap",
+    "bandwidth",
+    "firewall",
+    "dhcp",
+    "sriov",
+    "bond",
+    "rdma",
+    "route-override",
+    "passthru",
 ];
 
 /// Refuses a definition of another namespace where the configuration isolates namespaces.
 ///
 /// # Errors
 /// Code 7.
-pub fn isolation(config: &Config, pod_namespace: &str, target: &str, also_allowed: Option<&str>) -> Result<(), CniError> {
+pub fn isolation(
+    config: &Config,
+    pod_namespace: &str,
+    target: &str,
+    also_allowed: Option<&str>,
+) -> Result<(), CniError> {
     let allowed = !config.namespace_isolation
         || target == pod_namespace
         || config.global_namespaces.contains(target)
@@ -91,13 +112,22 @@ impl Requests {
                 code::CONFIG,
                 format!("key \"{capability}\": no plugin of the network declares the capability \"{capability}\""),
             )
-            .with_details(format!("add \"capabilities\": {{\"{capability}\": true}} to the plugin that honours it, or remove the request")));
+            .with_details(format!(
+                "add \"capabilities\": {{\"{capability}\": true}} to the plugin that honours it, or remove the request"
+            )));
         }
         self.runtime_config.insert(capability.to_owned(), value);
         Ok(())
     }
 
-    fn address(&mut self, config: &Config, list: &ConfList, travel: Travel, value: Value, text: String) -> Result<(), CniError> {
+    fn address(
+        &mut self,
+        config: &Config,
+        list: &ConfList,
+        travel: Travel,
+        value: Value,
+        text: String,
+    ) -> Result<(), CniError> {
         let Travel { capability, argument, readers } = travel;
         if declares(list, capability) {
             return self.capability(list, capability, value);
@@ -108,10 +138,12 @@ impl Requests {
             )))
         };
         match readers {
-            Readers::None => refusal(&format!("no plugin of the network declares the capability \"{capability}\" or reads {argument} from CNI_ARGS")),
-            _ if !config.legacy_cni_args => {
-                refusal(&format!("no plugin of the network declares the capability \"{capability}\", and \"legacyCniArgs\" is false"))
-            }
+            Readers::None => refusal(&format!(
+                "no plugin of the network declares the capability \"{capability}\" or reads {argument} from CNI_ARGS"
+            )),
+            _ if !config.legacy_cni_args => refusal(&format!(
+                "no plugin of the network declares the capability \"{capability}\", and \"legacyCniArgs\" is false"
+            )),
             Readers::Known => {
                 self.args.push((argument.to_owned(), text));
                 Ok(())
@@ -149,7 +181,8 @@ impl Readers {
         if types.iter().any(|t| reading.contains(t)) {
             return Self::Known;
         }
-        let foreign = |t: &&&str| !KNOWN_TYPES.contains(*t) && !IP_FROM_ARGS.contains(*t) && !MAC_FROM_ARGS.contains(*t);
+        let foreign =
+            |t: &&&str| !KNOWN_TYPES.contains(*t) && !IP_FROM_ARGS.contains(*t) && !MAC_FROM_ARGS.contains(*t);
         types.iter().find(foreign).map_or(Self::None, |t| Self::Unknown((*t).to_owned()))
     }
 }
@@ -185,8 +218,11 @@ pub fn one_default_route<'a>(
 ) -> Result<(), CniError> {
     let mut taken: BTreeSet<bool> = BTreeSet::new();
     for (network, gateways) in requests {
-        let families: BTreeSet<bool> =
-            if gateways.is_empty() { BTreeSet::from([true, false]) } else { gateways.iter().map(|g| g.is_ipv4()).collect() };
+        let families: BTreeSet<bool> = if gateways.is_empty() {
+            BTreeSet::from([true, false])
+        } else {
+            gateways.iter().map(|g| g.is_ipv4()).collect()
+        };
         if !taken.is_disjoint(&families) || families.len() < gateways.len() {
             return Err(CniError::new(
                 code::CONFIG,

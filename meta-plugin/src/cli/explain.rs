@@ -59,11 +59,15 @@ fn explain(options: &Options, bytes: &[u8]) -> Result<Plan, CniError> {
         config.manifest_dir = Some(folder.clone());
     }
     let folder = config.manifest_dir.as_ref().ok_or_else(|| {
-        CniError::new(code::CONFIG, "no place to read the pod from").with_details("give --manifests DIR, or set \"manifestDir\" in the configuration")
+        CniError::new(code::CONFIG, "no place to read the pod from")
+            .with_details("give --manifests DIR, or set \"manifestDir\" in the configuration")
     })?;
     let store = DirectoryStore::read(folder)?;
     let pod = store.pod(&options.namespace, &options.pod)?.ok_or_else(|| {
-        CniError::new(code::TRY_AGAIN, format!("pod {}/{} is in no manifest of {}", options.namespace, options.pod, folder.display()))
+        CniError::new(
+            code::TRY_AGAIN,
+            format!("pod {}/{} is in no manifest of {}", options.namespace, options.pod, folder.display()),
+        )
     })?;
     let mut plan = plan(&config, networks::look_up(&config, Some(&pod), &store)?, &InterfaceName::parse("eth0")?)?;
     plan.warnings.extend(store.warnings());
@@ -81,7 +85,8 @@ fn own_configuration(bytes: &[u8]) -> Result<NetConf, CniError> {
     }
     let list = ConfList::from_map(whole.0)?;
     let ours = list.plugins.iter().position(|plugin| plugin.plugin_type().is_ok_and(|t| t == OUR_TYPE));
-    let position = ours.ok_or_else(|| CniError::new(code::CONFIG, "the configuration list holds no plugin of \"type\": \"musubi\""))?;
+    let position = ours
+        .ok_or_else(|| CniError::new(code::CONFIG, "the configuration list holds no plugin of \"type\": \"musubi\""))?;
     list.request(position, None, &Map::new())
 }
 
@@ -126,7 +131,9 @@ fn to_text(pod: &str, plan: &Plan) -> String {
             let extra = planned.args.iter().map(|(k, v)| format!("{k}={v}"));
             let routes = planned.default_route.iter().map(|gateways| match gateways.as_slice() {
                 [] => "default route".to_owned(),
-                some => format!("default route by {}", some.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")),
+                some => {
+                    format!("default route by {}", some.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "))
+                }
             });
             vec![
                 first(planned.interface.to_string()),

@@ -17,6 +17,9 @@ pub struct Options {
     /// Only show what would be released
     #[arg(long)]
     dry_run: bool,
+    /// Only what earlier DELs could not release
+    #[arg(long, hide = true)]
+    orphans_only: bool,
     /// How to print
     #[arg(short, long, value_name = "FORMAT", default_value = "table")]
     output: Format,
@@ -24,7 +27,8 @@ pub struct Options {
 
 pub(super) fn run(options: &Options) -> anyhow::Result<ExitCode> {
     let state_dir = &options.state.state_dir;
-    let stale = find_stale(state_dir)?;
+    let mut stale = find_stale(state_dir)?;
+    stale.retain(|left| left.orphan || !options.orphans_only);
     let mut failures = Vec::new();
     if !options.dry_run {
         for left in &stale {
@@ -39,7 +43,12 @@ pub(super) fn run(options: &Options) -> anyhow::Result<ExitCode> {
         Format::Table if stale.is_empty() => print("nothing is left behind\n")?,
         Format::Table => {
             let rows = stale.iter().map(|left| {
-                vec![left.key.container_id.chars().take(12).collect(), left.pod.clone(), left.reason.clone(), left.resources.join(", ")]
+                vec![
+                    left.key.container_id.chars().take(12).collect(),
+                    left.pod.clone(),
+                    left.reason.clone(),
+                    left.resources.join(", "),
+                ]
             });
             let verb = if options.dry_run { "would be released" } else { "released" };
             print(&table(&["CONTAINER", "POD", "REASON", verb], rows))?;

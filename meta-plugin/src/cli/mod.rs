@@ -119,7 +119,7 @@ pub(crate) fn print_json(value: &Value) -> anyhow::Result<()> {
 /// A table without lines, as `kubectl` prints them.
 pub(crate) fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
     let mut table = Table::new();
-    table.load_preset(presets::NOTHING).set_header(header);
+    table.load_style(presets::NOTHING).set_header(header);
     for row in rows {
         table.add_row(row);
     }

@@ -24,12 +24,19 @@ pub(super) fn run(options: &Options) -> anyhow::Result<ExitCode> {
     let mut notes = Vec::new();
     for stored in records.all()? {
         match stored {
-            Stored::Whole(record) => attachments.extend(record.attachments.iter().map(|attached| Row::of(&record, attached))),
-            Stored::Damaged { key, problem } => notes.push(format!("the record of container {} is damaged: {problem}", key.container_id)),
+            Stored::Whole(record) => {
+                attachments.extend(record.attachments.iter().map(|attached| Row::of(&record, attached)))
+            }
+            Stored::Damaged { key, problem } => {
+                notes.push(format!("the record of container {} is damaged: {problem}", key.container_id))
+            }
         }
     }
     for stored in records.orphaned()? {
-        notes.push(format!("container {}: its DEL could not release everything; see musubi gc --dry-run", stored.key().container_id));
+        notes.push(format!(
+            "container {}: its DEL could not release everything; see musubi gc --dry-run",
+            stored.key().container_id
+        ));
     }
     match options.output {
         Format::Json => print_json(&json!({"attachments": attachments.iter().map(Row::to_json).collect::<Vec<_>>()}))?,

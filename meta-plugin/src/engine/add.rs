@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use super::teardown::Teardown;
 use super::{Operation, Target, default_route, delegate_failed, gc, refuse_host_namespace};
+use crate::check::definition;
 use crate::config::StatusFor;
 use crate::lock::ContainerLock;
 use crate::networks;
@@ -24,7 +25,8 @@ impl Operation<'_> {
         self.wait_until_ready()?;
         let pod = self.find_pod()?;
         let interface = self.request.interface()?;
-        let plan = plan::plan(&self.config, networks::look_up(&self.config, pod.as_ref(), self.store.as_ref())?, interface)?;
+        let plan =
+            plan::plan(&self.config, networks::look_up(&self.config, pod.as_ref(), self.store.as_ref())?, interface)?;
         for warning in plan.warnings.iter().skip(self.config.warnings.len()) {
             tracing::warn!("{warning}");
         }
@@ -53,7 +55,9 @@ impl Operation<'_> {
     /// The pod that the runtime names; none when it names none.
     fn find_pod(&self) -> Result<Option<Pod>, CniError> {
         let argument = |key| self.request.args.get(key).filter(|v| !v.is_empty());
-        let (Some(name), Some(namespace)) = (argument("K8S_POD_NAME"), argument("K8S_POD_NAMESPACE")) else { return Ok(None) };
+        let (Some(name), Some(namespace)) = (argument("K8S_POD_NAME"), argument("K8S_POD_NAMESPACE")) else {
+            return Ok(None);
+        };
         if self.config.manifest_dir.is_none() {
             return Ok(None);
         }
@@ -76,12 +80,14 @@ impl Operation<'_> {
         let mut binaries = HashMap::new();
         for planned in &plan.attachments {
             for delegate in &planned.delegates {
-                let Runs::External { why } = &delegate.runs else { continue };
+                let Runs::External { refused, .. } = &delegate.runs else { continue };
                 if binaries.contains_key(&delegate.plugin_type) {
                     continue;
                 }
                 let found = external::find(&delegate.plugin_type, &self.path).map_err(|e| {
-                    why.missing(&delegate.plugin_type, e).context(format!("network {}", planned.network))
+                    // What our own delegate has against the configuration says more than that nobody else is there.
+                    let error = refused.clone().map_or(e, CniError::from);
+                    definition::in_network(&planned.network, error)
                 })?;
                 binaries.insert(delegate.plugin_type.clone(), found);
             }
@@ -98,8 +104,11 @@ impl Operation<'_> {
             && record.is_of_this_boot()
             && sandbox.identity.is_same(&record.namespace.into())
         {
-            return Err(CniError::new(code::DELEGATE, format!("interface {} of container {} is attached already", key.interface, key.container_id))
-                .with_details("call DEL before the next ADD"));
+            return Err(CniError::new(
+                code::DELEGATE,
+                format!("interface {} of container {} is attached already", key.interface, key.container_id),
+            )
+            .with_details("call DEL before the next ADD"));
         }
         let errors = self.tear_down_stored(&stored, lock);
         match errors.into_iter().next() {
@@ -114,7 +123,11 @@ impl Operation<'_> {
             container_id: key.container_id.clone(),
             network: key.network.clone(),
             interface: key.interface.clone(),
-            pod: pod.map(|pod| PodName { namespace: pod.namespace.clone(), name: pod.name.clone(), uid: pod.uid.clone() }),
+            pod: pod.map(|pod| PodName {
+                namespace: pod.namespace.clone(),
+                name: pod.name.clone(),
+                uid: pod.uid.clone(),
+            }),
             netns: sandbox.path.clone(),
             namespace: sandbox.identity.into(),
             boot_id: record::boot_id(),
@@ -185,8 +198,9 @@ impl Operation<'_> {
 }
 
 fn undo_incomplete(error: &CniError, undo: &CniError) -> CniError {
-    CniError::new(code::UNDO_INCOMPLETE, format!("{}; and undoing it failed: {}", error.msg, undo.msg))
-        .with_details(if error.details.is_empty() { "DEL undoes what is left".to_owned() } else { error.details.clone() })
+    CniError::new(code::UNDO_INCOMPLETE, format!("{}; and undoing it failed: {}", error.msg, undo.msg)).with_details(
+        if error.details.is_empty() { "DEL undoes what is left".to_owned() } else { error.details.clone() },
+    )
 }
 
 /// A static pod's uid in the API is its mirror's, not the kubelet's.
@@ -236,7 +250,8 @@ impl Adding<'_> {
     fn network(&mut self, planned: &Planned, position: usize, record: &mut Record) -> Result<CniResult, CniError> {
         let operation = self.operation;
         let args = operation.arguments(planned);
-        let network = planned.list.name.as_ref().ok_or_else(|| CniError::new(code::CONFIG, "the network has no name"))?;
+        let network =
+            planned.list.name.as_ref().ok_or_else(|| CniError::new(code::CONFIG, "the network has no name"))?;
         let target = Target {
             container_id: self.container,
             network,
@@ -264,8 +279,10 @@ impl Adding<'_> {
                     Some(added.result)
                 }
                 Runs::External { .. } => {
-                    let value = self.external(&delegate.plugin_type, &target, &conf.to_bytes(), record).map_err(failed)?;
-                    let result = value.map(|v| CniResult::parse(&v, planned.list.version)).transpose().map_err(failed)?;
+                    let value =
+                        self.external(&delegate.plugin_type, &target, &conf.to_bytes(), record).map_err(failed)?;
+                    let result =
+                        value.map(|v| CniResult::parse(&v, planned.list.version)).transpose().map_err(failed)?;
                     result.or(previous)
                 }
             };
@@ -274,7 +291,13 @@ impl Adding<'_> {
     }
 
     /// Runs another's plugin. The record on disk names its process while it runs, and is synced before the next.
-    fn external(&self, plugin_type: &str, target: &Target<'_>, stdin: &[u8], record: &mut Record) -> Result<Option<Value>, CniError> {
+    fn external(
+        &self,
+        plugin_type: &str,
+        target: &Target<'_>,
+        stdin: &[u8],
+        record: &mut Record,
+    ) -> Result<Option<Value>, CniError> {
         let operation = self.operation;
         let missing = || CniError::new(code::CONFIG, format!("plugin \"{plugin_type}\" was not looked up"));
         let plugin = self.binaries.get(plugin_type).ok_or_else(missing)?;

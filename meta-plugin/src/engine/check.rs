@@ -20,14 +20,30 @@ impl Operation<'_> {
         let _lock = ContainerLock::take(&self.config.cni_dir, container, self.deadline)?;
         let record = match self.records.read(&key)? {
             Some(Stored::Whole(record)) if record.state == State::Attached => record,
-            Some(Stored::Whole(_)) => return Err(CniError::new(code::DELEGATE, format!("container {container} is not attached: its ADD did not end"))),
-            Some(Stored::Damaged { problem, .. }) => {
-                return Err(CniError::new(code::IO, format!("the record of container {container} is damaged: {problem}")));
+            Some(Stored::Whole(_)) => {
+                return Err(CniError::new(
+                    code::DELEGATE,
+                    format!("container {container} is not attached: its ADD did not end"),
+                ));
             }
-            None => return Err(CniError::new(code::UNKNOWN_CONTAINER, format!("container {container} has no attachment of network {}", key.network))),
+            Some(Stored::Damaged { problem, .. }) => {
+                return Err(CniError::new(
+                    code::IO,
+                    format!("the record of container {container} is damaged: {problem}"),
+                ));
+            }
+            None => {
+                return Err(CniError::new(
+                    code::UNKNOWN_CONTAINER,
+                    format!("container {container} has no attachment of network {}", key.network),
+                ));
+            }
         };
         let pod = self.namespace_of(&record).ok_or_else(|| {
-            CniError::new(code::NAMESPACE, format!("network namespace {} is not the one that was attached", record.netns.display()))
+            CniError::new(
+                code::NAMESPACE,
+                format!("network namespace {} is not the one that was attached", record.netns.display()),
+            )
         })?;
         for attached in &record.attachments {
             if attached.disable_check || attached.version() < Version::V0_4_0 {
@@ -41,8 +57,15 @@ impl Operation<'_> {
         Ok(())
     }
 
-    fn check_delegate(&self, record: &Record, attached: &Attached, delegate: &RecordedDelegate, pod: &Namespace) -> Result<(), CniError> {
-        let result = attached.result().ok_or_else(|| CniError::new(code::DELEGATE, "the record holds no result of ADD"))?;
+    fn check_delegate(
+        &self,
+        record: &Record,
+        attached: &Attached,
+        delegate: &RecordedDelegate,
+        pod: &Namespace,
+    ) -> Result<(), CniError> {
+        let result =
+            attached.result().ok_or_else(|| CniError::new(code::DELEGATE, "the record holds no result of ADD"))?;
         let conf = sent_on_delete(delegate, attached.version(), Some(&result))?;
         let target = Target {
             container_id: &ContainerId::parse(&record.container_id)?,
@@ -82,14 +105,29 @@ impl Operation<'_> {
         for planned in &plan.attachments {
             let Some(network) = &planned.list.name else { continue };
             for delegate in &planned.delegates {
-                self.delegate_status(network, planned.list.version, &delegate.plugin_type, &delegate.runs, &delegate.conf)
-                    .map_err(|e| unavailable(e).context(format!("network {}, plugin {}", planned.network, delegate.plugin_type)))?;
+                self.delegate_status(
+                    network,
+                    planned.list.version,
+                    &delegate.plugin_type,
+                    &delegate.runs,
+                    &delegate.conf,
+                )
+                .map_err(|e| {
+                    unavailable(e).context(format!("network {}, plugin {}", planned.network, delegate.plugin_type))
+                })?;
             }
         }
         Ok(())
     }
 
-    fn delegate_status(&self, network: &NetworkName, version: Version, plugin_type: &str, runs: &Runs, conf: &NetConf) -> Result<(), CniError> {
+    fn delegate_status(
+        &self,
+        network: &NetworkName,
+        version: Version,
+        plugin_type: &str,
+        runs: &Runs,
+        conf: &NetConf,
+    ) -> Result<(), CniError> {
         match runs {
             Runs::Native(native) => native.status(&self.hands().context(network, version, conf)),
             Runs::External { .. } => {

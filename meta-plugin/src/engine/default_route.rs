@@ -20,7 +20,9 @@ pub fn select(pod: &Namespace, record: &mut Record) -> Result<(), CniError> {
     for chosen in 0..record.attachments.len() {
         let Some(requested) = record.attachments[chosen].default_route.clone() else { continue };
         let attached = &record.attachments[chosen];
-        let failed = |e: CniError| e.context(format!("network {}, interface {}: default route", attached.network, attached.interface));
+        let failed = |e: CniError| {
+            e.context(format!("network {}, interface {}: default route", attached.network, attached.interface))
+        };
         let gateways = if requested.is_empty() { own_gateways(&results[chosen]) } else { requested };
         if gateways.is_empty() {
             return Err(failed(
@@ -65,7 +67,8 @@ fn move_to(pod: &Namespace, interface: &str, gateway: IpAddr) -> Result<(), CniE
         .link_by_name(interface)?
         .ok_or_else(|| CniError::new(code::DELEGATE, format!("interface \"{interface}\" does not exist")))?;
     let present = pod.netlink.routes()?;
-    let obsolete = present.iter().filter(|r| r.table == MAIN_TABLE && is_default_of(r.destination, gateway) && r.interface != 0);
+    let obsolete =
+        present.iter().filter(|r| r.table == MAIN_TABLE && is_default_of(r.destination, gateway) && r.interface != 0);
     let mut requests: Vec<_> = obsolete.map(Route::remove).collect();
     requests.push(Route::new(default_of(gateway), Some(gateway), link.index).add());
     Ok(pod.netlink.request_all(requests)?)

@@ -5,7 +5,8 @@ use std::path::Path;
 use musubi_delegates::cni::{CniError, Command, code};
 use musubi_delegates::external;
 use musubi_delegates::netns::Namespace;
-use musubi_delegates::registry::{self, Runs};
+use musubi_delegates::registry::Runs;
+use musubi_delegates::standalone;
 
 use super::{Operation, Target};
 use crate::lock::ContainerLock;
@@ -33,7 +34,8 @@ impl Operation<'_> {
             }
         };
         self.forget_status(stored.as_ref());
-        let outcome = if errors.is_empty() { self.records.remove(&key) } else { self.give_up_or_fail(stored, &key, &errors) };
+        let outcome =
+            if errors.is_empty() { self.records.remove(&key) } else { self.give_up_or_fail(stored, &key, &errors) };
         if outcome.is_ok() {
             lock.remove();
         }
@@ -110,7 +112,9 @@ impl Operation<'_> {
                 let outcome = match &delegate.runs {
                     Runs::Native(native) => self.undo_native(native.as_ref(), &target, &delegate.conf),
                     Runs::External { .. } => external::find(&delegate.plugin_type, &self.path)
-                        .and_then(|plugin| self.hands().exec(Command::Del, &plugin, &target, &delegate.conf.to_bytes(), None, None))
+                        .and_then(|plugin| {
+                            self.hands().exec(Command::Del, &plugin, &target, &delegate.conf.to_bytes(), None, None)
+                        })
                         .map(drop),
                 };
                 if let Err(error) = outcome {
@@ -128,7 +132,7 @@ impl Operation<'_> {
         conf: &musubi_delegates::cni::NetConf,
     ) -> Result<(), CniError> {
         let at = self.hands().attachment(target, conf, None);
-        registry::remove(native, &at)
+        standalone::take_away(native, &at)
     }
 
     /// What is known of a damaged record is its name: the same as without a record.
@@ -137,7 +141,10 @@ impl Operation<'_> {
             self.del_without_record(key);
             return Vec::new();
         }
-        vec![CniError::new(code::IO, format!("the record of container {} is damaged; its DEL will clear it", key.container_id))]
+        vec![CniError::new(
+            code::IO,
+            format!("the record of container {} is damaged; its DEL will clear it", key.container_id),
+        )]
     }
 }
 

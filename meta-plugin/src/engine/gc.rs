@@ -1,10 +1,10 @@
 //! GC: removing what nobody needs any more. The CNI verb works on the records of one network; `musubi gc` on all records
 //! whose pod is gone. Neither touches what it does not know.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
-use musubi_delegates::cni::{CniArgs, CniError, Command, ContainerId, InterfaceName, NetConf, NetworkName, ValidAttachment, Version, code};
+use musubi_delegates::cni::{CniError, Command, ContainerId, NetConf, NetworkName, ValidAttachment, Version, code};
 use musubi_delegates::external;
 use musubi_delegates::netns::Namespace;
 use musubi_delegates::registry;
@@ -14,7 +14,7 @@ use super::del::joined;
 use super::teardown::{Teardown, namespace_of};
 use super::{Hands, Operation};
 use crate::lock::ContainerLock;
-use crate::record::{Attached, Key, Record, RecordedDelegate, Records, State, Stored};
+use crate::record::{Attached, Key, Record, RecordedDelegate, Records, Stored};
 
 /// How long GC waits for a container that something else works on before leaving it to the next time.
 const PATIENCE: Duration = Duration::from_millis(200);
@@ -42,7 +42,9 @@ impl Operation<'_> {
     fn collect(&self, key: &Key) -> Result<(), CniError> {
         let container = ContainerId::parse(&key.container_id)?;
         // Whoever holds it is making or removing this very attachment.
-        let Ok(lock) = ContainerLock::take(&self.config.cni_dir, &container, Instant::now() + PATIENCE) else { return Ok(()) };
+        let Ok(lock) = ContainerLock::take(&self.config.cni_dir, &container, Instant::now() + PATIENCE) else {
+            return Ok(());
+        };
         let Some(stored) = self.records.read(key)? else { return Ok(()) };
         let errors = self.tear_down_stored(&stored, &lock);
         if !errors.is_empty() {
@@ -72,13 +74,25 @@ impl Operation<'_> {
                 }
                 told.push(what);
                 let outcome = self.tell(&network, attached.version(), delegate, &valid);
-                errors.extend(outcome.map_err(|e| e.context(format!("network {}, plugin {}", attached.network, delegate.plugin_type))).err());
+                errors.extend(
+                    outcome
+                        .map_err(|e| {
+                            e.context(format!("network {}, plugin {}", attached.network, delegate.plugin_type))
+                        })
+                        .err(),
+                );
             }
         }
         errors
     }
 
-    fn tell(&self, network: &NetworkName, version: Version, delegate: &RecordedDelegate, valid: &[ValidAttachment]) -> Result<(), CniError> {
+    fn tell(
+        &self,
+        network: &NetworkName,
+        version: Version,
+        delegate: &RecordedDelegate,
+        valid: &[ValidAttachment],
+    ) -> Result<(), CniError> {
         let mut conf = NetConf::parse(delegate.config.as_bytes())?;
         conf.remove("runtimeConfig");
         conf.set_valid_attachments(valid);
@@ -100,11 +114,17 @@ fn held(records: &[Record], cni_name: &str) -> Vec<ValidAttachment> {
     let mut valid = Vec::new();
     for record in records {
         for attached in record.attachments.iter().filter(|a| a.cni_name == cni_name) {
-            valid.push(ValidAttachment { container_id: record.container_id.clone(), interface: attached.interface.clone() });
+            valid.push(ValidAttachment {
+                container_id: record.container_id.clone(),
+                interface: attached.interface.clone(),
+            });
         }
     }
     valid
 }
+
+/// How long an orphan rests between two tries.
+const ORPHAN_INTERVAL: Duration = Duration::from_secs(60);
 
 /// A record that `musubi gc` takes for left over.
 #[derive(Debug)]
@@ -117,7 +137,8 @@ pub struct Stale {
     pub reason: String,
     /// What it still holds, for a person.
     pub resources: Vec<String>,
-    orphan: bool,
+    /// Whether DEL has already given it up.
+    pub orphan: bool,
     stored: Stored,
 }
 
@@ -151,7 +172,9 @@ pub fn find_stale(state_dir: &Path) -> Result<Vec<Stale>, CniError> {
 impl Stale {
     fn of(stored: Stored, reason: String, orphan: bool) -> Self {
         let (pod, resources) = match &stored {
-            Stored::Whole(record) => (record.pod_key(), record.attachments.iter().filter(|a| a.begun).flat_map(resources).collect()),
+            Stored::Whole(record) => {
+                (record.pod_key(), record.attachments.iter().filter(|a| a.begun).flat_map(resources).collect())
+            }
             Stored::Damaged { .. } => (String::new(), Vec::new()),
         };
         Self { key: stored.key(), pod, reason, resources, orphan, stored }
@@ -177,7 +200,11 @@ impl Stale {
         if !errors.is_empty() {
             return Err(joined(&errors));
         }
-        if self.orphan { records.remove_orphan(&self.key)? } else { records.remove(&self.key)? }
+        if self.orphan {
+            records.remove_orphan(&self.key)?
+        } else {
+            records.remove(&self.key)?
+        }
         lock.remove();
         Ok(())
     }
@@ -240,8 +267,14 @@ pub fn release_earlier_boots(state_dir: &Path, own: &ContainerId, deadline: Inst
         .map_err(|e| CniError::new(code::IO, format!("write {}: {e}", marker.display())))
 }
 
-/// Whether anything waits among the orphans.
-#[must_use]
-pub fn has_orphans(state_dir: &Path) -> bool {
-    std::fs::read_dir(state_dir.join("orphans")).is_ok_and(|mut entries| entries.next().is_some())
+/// Whether orphans are to be tried again: there are some, and the last try is a minute ago.
+pub(super) fn orphans_are_due(state_dir: &Path) -> bool {
+    let has_some = std::fs::read_dir(state_dir.join("orphans")).is_ok_and(|mut entries| entries.next().is_some());
+    if !has_some {
+        return false;
+    }
+    let tried = state_dir.join("orphans-tried");
+    let age = std::fs::metadata(&tried).and_then(|m| m.modified()).ok().and_then(|time| time.elapsed().ok());
+    let due = age.is_none_or(|age| age >= ORPHAN_INTERVAL);
+    due && std::fs::write(&tried, "").is_ok()
 }

@@ -8,11 +8,14 @@ mod del;
 pub mod gc;
 mod teardown;
 
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
+use std::process::{self, ExitCode, Stdio};
 use std::time::Instant;
 
 use musubi_delegates::cni::{
     CniArgs, CniError, CniResult, Command, ContainerId, InterfaceName, NetConf, NetworkName, Request, Version, code,
+    request,
 };
 use musubi_delegates::delegate::{Attachment, Context};
 use musubi_delegates::external::{self, ExecRequest};
@@ -35,13 +38,21 @@ pub struct Operation<'a> {
     deadline: Instant,
 }
 
-/// Carries out a request to our plugin.
-///
-/// # Errors
-/// The CNI error for the runtime.
-pub fn perform(request: &Request) -> Result<Option<Value>, CniError> {
+/// Is our CNI plugin: answers the request in environment and stdin, and does afterwards what can wait.
+#[must_use]
+pub fn serve() -> ExitCode {
+    let mut state_dir = None;
+    let code = request::serve(|request| perform(request, &mut state_dir));
+    if let Some(state_dir) = state_dir.filter(|folder| gc::orphans_are_due(folder)) {
+        retry_orphans(&state_dir);
+    }
+    code
+}
+
+fn perform(request: &Request, state_dir: &mut Option<PathBuf>) -> Result<Option<Value>, CniError> {
     let started = Instant::now();
     let config = Config::parse(&request.conf)?;
+    *state_dir = Some(config.cni_dir.clone());
     crate::log::start(&config)?;
     for warning in &config.warnings {
         tracing::warn!("{warning}");
@@ -49,6 +60,17 @@ pub fn perform(request: &Request) -> Result<Option<Value>, CniError> {
     let outcome = Operation::begin(request, config, started).and_then(|operation| operation.run());
     crate::log::operation(request, started, outcome.as_ref().err());
     outcome
+}
+
+/// Orphans of earlier DELs are tried again by a process of its own, which the runtime does not wait for.
+fn retry_orphans(state_dir: &Path) {
+    let Ok(program) = std::env::current_exe() else { return };
+    let mut command = process::Command::new(program);
+    command.args(["gc", "--orphans-only", "--state-dir"]).arg(state_dir).env_remove("CNI_COMMAND").process_group(0);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    if let Err(error) = command.spawn() {
+        tracing::warn!("orphans: {error}");
+    }
 }
 
 impl<'a> Operation<'a> {
@@ -110,7 +132,9 @@ impl<'a> Operation<'a> {
 
 fn not_ready(file: &Path, code: u32) -> CniError {
     CniError::new(code, format!("the default network is not ready: {} does not exist yet", file.display()))
-        .with_details("the file of \"readinessindicatorfile\" is written by the cluster's primary network; is it running?")
+        .with_details(
+            "the file of \"readinessindicatorfile\" is written by the cluster's primary network; is it running?",
+        )
 }
 
 /// What it takes to run plugins: the place, without any request.
@@ -182,14 +206,14 @@ impl<'a> Hands<'a> {
     ///
     /// # Errors
     /// The plugin's own, or that it could not be run.
-    pub fn exec(
-        &self,
+    pub fn exec<'b>(
+        &'b self,
         command: Command,
-        plugin: &Path,
-        target: &Target<'_>,
-        stdin: &[u8],
-        lock: Option<&ContainerLock>,
-        on_spawn: Option<&mut dyn FnMut(u32)>,
+        plugin: &'b Path,
+        target: &'b Target<'b>,
+        stdin: &'b [u8],
+        lock: Option<&'b ContainerLock>,
+        on_spawn: Option<&'b mut dyn FnMut(u32)>,
     ) -> Result<Option<Value>, CniError> {
         use std::os::fd::AsFd;
         external::exec(ExecRequest {
@@ -235,7 +259,8 @@ impl<'a> Hands<'a> {
 #[must_use]
 pub fn delegate_failed(network: &str, interface: &str, plugin_type: &str, error: CniError) -> CniError {
     let place = format!("network {network}, interface {interface}, plugin {plugin_type}");
-    let kept = [code::NAMESPACE, code::TRY_AGAIN, code::NOT_AVAILABLE, code::LIMITED, code::DELEGATE, code::UNDO_INCOMPLETE];
+    let kept =
+        [code::NAMESPACE, code::TRY_AGAIN, code::NOT_AVAILABLE, code::LIMITED, code::DELEGATE, code::UNDO_INCOMPLETE];
     if kept.contains(&error.code) {
         return error.context(place);
     }
@@ -252,8 +277,11 @@ fn refuse_host_namespace(pod: &Namespace, host: &Namespace) -> Result<(), CniErr
     let of_init = std::fs::metadata("/proc/1/ns/net").ok().map(|m| (m.dev(), m.ino()));
     let is_init = of_init == Some((pod.identity.device, pod.identity.inode));
     if is_init || pod.identity.is_same(&host.identity) {
-        return Err(CniError::new(code::NAMESPACE, format!("network namespace {} is the host's own", pod.path.display()))
-            .with_details("a hostNetwork pod gets no interfaces of its own"));
+        return Err(CniError::new(
+            code::NAMESPACE,
+            format!("network namespace {} is the host's own", pod.path.display()),
+        )
+        .with_details("a hostNetwork pod gets no interfaces of its own"));
     }
     Ok(())
 }

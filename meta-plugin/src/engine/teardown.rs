@@ -102,8 +102,9 @@ impl Teardown<'_> {
         natives: &mut Vec<(Step<'b>, Box<dyn Delegate>, NetConf)>,
     ) -> Result<(), CniError> {
         let conf = sent_on_delete(delegate, step.attached.version(), step.result.as_ref())?;
-        let native = registry::parse(&delegate.plugin_type, &conf)
-            .ok_or_else(|| CniError::new(code::CONFIG, format!("type \"{}\" is not bundled any more", delegate.plugin_type)))??;
+        let native = registry::parse_for_del(&delegate.plugin_type, &conf).ok_or_else(|| {
+            CniError::new(code::CONFIG, format!("type \"{}\" is not bundled any more", delegate.plugin_type))
+        })?;
         let outcome = native.detach(&self.hands.attachment(&self.target(&step), &conf, step.result.as_ref()));
         natives.push((step, native, conf));
         links.extend(outcome?);

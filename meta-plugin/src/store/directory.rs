@@ -96,8 +96,11 @@ impl DirectoryStore {
         match objects.get(&(namespace.to_owned(), name.to_owned())) {
             Some(found) if found.files.len() > 1 => {
                 let files: Vec<String> = found.files.iter().map(|f| f.display().to_string()).collect();
-                Err(CniError::new(code::CONFIG, format!("{kind} {namespace}/{name} is in more than one manifest: {}", files.join(", ")))
-                    .with_details("remove all but one"))
+                Err(CniError::new(
+                    code::CONFIG,
+                    format!("{kind} {namespace}/{name} is in more than one manifest: {}", files.join(", ")),
+                )
+                .with_details("remove all but one"))
             }
             Some(found) => Ok(Some(&found.object)),
             None => match self.unreadable.first() {
