@@ -27,9 +27,22 @@ const DEFAULT_VLAN: u16 = 1;
 const POD: usize = 2;
 
 const KEYS: &[&str] = &[
-    "bridge", "isGateway", "isDefaultGateway", "forceAddress", "ipMasq", "ipMasqBackend", "mtu", "hairpinMode",
-    "promiscMode", "vlan", "vlanTrunk", "preserveDefaultVlan", "macspoofchk", "enabledad",
-    "disableContainerInterface", "portIsolation",
+    "bridge",
+    "isGateway",
+    "isDefaultGateway",
+    "forceAddress",
+    "ipMasq",
+    "ipMasqBackend",
+    "mtu",
+    "hairpinMode",
+    "promiscMode",
+    "vlan",
+    "vlanTrunk",
+    "preserveDefaultVlan",
+    "macspoofchk",
+    "enabledad",
+    "disableContainerInterface",
+    "portIsolation",
 ];
 
 /// A parsed `bridge` configuration.
@@ -67,7 +80,10 @@ impl Delegate for Bridge {
         let ipam = Ipam::parse(conf)?;
         let keep_down = view.bool("disableContainerInterface")?;
         if keep_down && ipam.is_some() {
-            return Err(view.error("disableContainerInterface", "cannot be true with \"ipam\": an interface that stays down carries no address"));
+            return Err(view.error(
+                "disableContainerInterface",
+                "cannot be true with \"ipam\": an interface that stays down carries no address",
+            ));
         }
         let device = BridgeDevice {
             name: interface::interface_name(&view, "bridge")?.unwrap_or_else(|| "cni0".to_owned()),
@@ -95,7 +111,7 @@ impl Delegate for Bridge {
             trunk,
             preserve_default_vlan: view.bool("preserveDefaultVlan")?,
             spoof_check: view.bool("macspoofchk")?,
-            settings: Settings { detect_duplicates: view.bool("enabledad")?, announce_v6: false, keep_down },
+            settings: Settings { detect_duplicates: view.bool("enabledad")?, keep_down, ..Settings::default() },
             mac: interface::requested_mac(conf, true)?,
             dns: interface::dns(conf)?,
             ipam,
@@ -114,11 +130,7 @@ impl Delegate for Bridge {
         interface::complete(at, pair.links(), || {
             self.set_port(at, &pair.host)?;
             let owner = Owner::of(at);
-            let outcome = self.finish(at, &bridge, &pair, &owner);
-            if outcome.is_err() {
-                self.forget_rules(&owner)?;
-            }
-            outcome
+            self.finish(at, &bridge, &pair, &owner).map_err(|error| interface::undone(error, self.forget_rules(&owner)))
         })
     }
 
@@ -130,7 +142,11 @@ impl Delegate for Bridge {
         let bridge = self.device.check(at)?;
         let inside = configure::verify(at.pod()?, at.interface.as_str(), "veth", result)?;
         if inside.is_up() == self.settings.keep_down {
-            return differs(format!("interface \"{}\" is {}", at.interface, if inside.is_up() { "up" } else { "down" }));
+            return differs(format!(
+                "interface \"{}\" is {}",
+                at.interface,
+                if inside.is_up() { "up" } else { "down" }
+            ));
         }
         let Some(port) = veth::host_end(at)? else {
             return differs(format!("the host's end of interface \"{}\" is gone", at.interface));
@@ -138,9 +154,15 @@ impl Delegate for Bridge {
         if port.master != Some(bridge.index) {
             return differs(format!("interface \"{}\" is no port of bridge \"{}\" any more", port.name, bridge.name));
         }
-        for (on, attribute, what) in [(self.hairpin, PORT_HAIRPIN, "hairpin mode"), (self.isolated, PORT_ISOLATED, "isolation")] {
+        for (on, attribute, what) in
+            [(self.hairpin, PORT_HAIRPIN, "hairpin mode"), (self.isolated, PORT_ISOLATED, "isolation")]
+        {
             if (data_u8(port.port(), attribute).unwrap_or(0) != 0) != on {
-                return differs(format!("{what} of bridge port \"{}\" is {}", port.name, if on { "off" } else { "on" }));
+                return differs(format!(
+                    "{what} of bridge port \"{}\" is {}",
+                    port.name,
+                    if on { "off" } else { "on" }
+                ));
             }
         }
         self.check_vlans(at, &port)?;
@@ -216,8 +238,7 @@ impl Bridge {
             if self.settings.keep_down { Ok(()) } else { wait_for_port(at, &pair.host) }
         };
         if let Err(error) = guarded() {
-            interface::ipam_release(self.ipam.as_ref(), at)?;
-            return Err(error);
+            return Err(interface::undone(error, interface::ipam_release(self.ipam.as_ref(), at)));
         }
         if !self.dns.is_empty() {
             result.dns = self.dns.clone();
@@ -264,7 +285,10 @@ impl Bridge {
         for wanted in self.trunk.iter().copied().chain(access) {
             for id in wanted.first..=wanted.last {
                 if !present.iter().any(|v| v.first == id && v.pvid == wanted.pvid && v.untagged == wanted.untagged) {
-                    return Err(CniError::new(code::DELEGATE, format!("bridge port \"{}\" is no member of VLAN {id} any more", port.name)));
+                    return Err(CniError::new(
+                        code::DELEGATE,
+                        format!("bridge port \"{}\" is no member of VLAN {id} any more", port.name),
+                    ));
                 }
             }
         }
@@ -278,8 +302,13 @@ impl Bridge {
         let nft = Netlink::netfilter()?;
         let owner = Owner::of(at);
         let lost = |what| {
-            Err(CniError::new(code::DELEGATE, format!("the {what} rules of interface \"{}\" are gone from nf_tables", at.interface))
-                .with_details("another program took them away, for example by flushing the ruleset; a new ADD puts them back"))
+            Err(CniError::new(
+                code::DELEGATE,
+                format!("the {what} rules of interface \"{}\" are gone from nf_tables", at.interface),
+            )
+            .with_details(
+                "another program took them away, for example by flushing the ruleset; a new ADD puts them back",
+            ))
         };
         if self.spoof_check
             && let Some(mac) = inside.mac
@@ -324,7 +353,11 @@ fn trunk(view: &View<'_>) -> Result<Vec<VlanMembership>, ConfigError> {
             (Some(id), None, None) => {
                 ids.insert(id);
             }
-            _ => return Err(element.error("id", "an element is either {\"id\": 1..4094} or {\"minID\": …, \"maxID\": …}")),
+            _ => {
+                return Err(
+                    element.error("id", "an element is either {\"id\": 1..4094} or {\"minID\": …, \"maxID\": …}")
+                );
+            }
         }
     }
     Ok(merge(ids))
@@ -367,7 +400,9 @@ fn wait_for_port(at: &Attachment<'_>, port: &Link) -> Result<(), CniError> {
     loop {
         match at.host.netlink.link_by_index(port.index)? {
             Some(link) if link.operational_state == OPERATIONAL => return Ok(()),
-            Some(_) if std::time::Instant::now() < at.deadline => std::thread::sleep(std::time::Duration::from_millis(1)),
+            Some(_) if std::time::Instant::now() < at.deadline => {
+                std::thread::sleep(std::time::Duration::from_millis(1))
+            }
             _ => {
                 return Err(CniError::new(code::DELEGATE, format!("bridge port \"{}\" did not come up", port.name)));
             }

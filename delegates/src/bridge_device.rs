@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use nix::errno::Errno;
 
 use crate::cni::{CniError, code};
-use crate::delegate::{Attachment, Context};
+use crate::delegate::Context;
 use crate::netlink::link::data_u8;
 use crate::netlink::vlan::VlanMembership;
 use crate::netlink::{Link, LinkChange, MacAddress, NewLink, address};
@@ -62,7 +62,11 @@ impl BridgeDevice {
         match link {
             Some(link) if !link.is_kind("bridge") => Err(CniError::new(
                 code::DELEGATE,
-                format!("bridge: interface \"{}\" exists and is a {}", self.name, link.kind.as_deref().unwrap_or("physical interface")),
+                format!(
+                    "bridge: interface \"{}\" exists and is a {}",
+                    self.name,
+                    link.kind.as_deref().unwrap_or("physical interface")
+                ),
             )
             .with_details("set \"bridge\" to the name of a bridge, or to one that is free")),
             other => Ok(other),
@@ -85,7 +89,8 @@ impl BridgeDevice {
     fn create(&self, cx: &Context<'_>) -> Result<Link, CniError> {
         let netlink = &cx.host.netlink;
         let link = NewLink::named(&self.name).mac(Some(MacAddress::random())).mtu(self.mtu);
-        let request = link.of_kind("bridge", |data| if self.vlan_filtering { data.u8(VLAN_FILTERING, 1) } else { data });
+        let request =
+            link.of_kind("bridge", |data| if self.vlan_filtering { data.u8(VLAN_FILTERING, 1) } else { data });
         match netlink.request(request) {
             Ok(()) => {}
             Err(e) if e.errno == Errno::EEXIST => {}
@@ -96,7 +101,9 @@ impl BridgeDevice {
             Err(e) => return Err(e.into()),
         }
         cx.host.set_sysctl(Family::V6, &self.name, "accept_ra", "0")?;
-        self.find(cx)?.ok_or_else(|| CniError::new(code::DELEGATE, format!("bridge \"{}\" vanished as soon as it was made", self.name)))
+        self.find(cx)?.ok_or_else(|| {
+            CniError::new(code::DELEGATE, format!("bridge \"{}\" vanished as soon as it was made", self.name))
+        })
     }
 
     /// Puts the gateways on the bridge or on its interface in a VLAN. Addresses of other subnets stay; one that differs in
@@ -166,7 +173,9 @@ impl BridgeDevice {
             }
             netlink.request_all(requests)?;
         }
-        found(&name)?.ok_or_else(|| CniError::new(code::DELEGATE, format!("interface \"{name}\" vanished as soon as it was made")))
+        found(&name)?.ok_or_else(|| {
+            CniError::new(code::DELEGATE, format!("interface \"{name}\" vanished as soon as it was made"))
+        })
     }
 
     /// CHECK of the bridge itself.

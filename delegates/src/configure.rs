@@ -28,6 +28,8 @@ pub struct Settings {
     pub announce_v6: bool,
     /// Leave it down.
     pub keep_down: bool,
+    /// Reach even the own subnet by its gateway: the link leads to the host alone (ptp).
+    pub routed: bool,
 }
 
 /// Gives a new link its addresses and routes and brings it up. `position` is its place in `result.interfaces`: the
@@ -49,13 +51,19 @@ pub fn configure(
         return Ok(());
     }
     let (v4, v6): (Vec<&IpNet>, Vec<&IpNet>) = addresses.iter().partition(|net| net.addr().is_ipv4());
-    let add = |net: &IpNet| address::add(link.index, *net, settings.detect_duplicates);
+    let add = |net: &IpNet| match settings.routed {
+        true => address::add_without_route(link.index, *net, settings.detect_duplicates),
+        false => address::add(link.index, *net, settings.detect_duplicates),
+    };
     // IPv4 first, so that the kernel announces it as the link comes up (arp_notify); IPv6 after, because a prefix route
     // of a link that is down is not kept.
     let mut batch: Vec<Request> = v4.into_iter().map(add).collect();
     batch.push(LinkChange::of(link.index, format!("bring up interface \"{}\"", link.name)).up().request());
     batch.extend(v6.into_iter().map(add));
-    batch.extend(routes(result, link.index, position)?.iter().map(Route::add));
+    if settings.routed {
+        batch.extend(gateway_routes(result, link.index, position).iter().map(Route::add));
+    }
+    batch.extend(routes(result, link.index, position)?.into_iter().map(|route| routed(route, settings).add()));
     pod.netlink.request_all(batch)?;
     if pod.has_ipv6() { settle(pod, link, settings, deadline) } else { Ok(()) }
 }
@@ -87,6 +95,32 @@ pub fn routes(result: &CniResult, index: u32, position: usize) -> Result<Vec<Rou
         }
     }
     Ok(routes)
+}
+
+/// What stands in for the kernel's own subnet routes where a link leads to the gateway alone: one to the gateway itself,
+/// and one to the subnet by the gateway.
+#[must_use]
+pub fn gateway_routes(result: &CniResult, index: u32, position: usize) -> Vec<Route> {
+    let mut routes: Vec<Route> = Vec::new();
+    for ip in own(result, position) {
+        let Some(gateway) = ip.gateway else { continue };
+        let source = Some(ip.address.addr());
+        let to_gateway = Route { source, scope: libc::RT_SCOPE_LINK, ..Route::new(gateway.into(), None, index) };
+        let to_subnet = Route { source, ..Route::new(ip.address.trunc(), Some(gateway), index) };
+        for route in [to_gateway, to_subnet] {
+            // A subnet of one address needs no route, and two addresses of one subnet need it once.
+            let is_own = route.destination == IpNet::from(ip.address.addr());
+            if !is_own && !routes.iter().any(|other| other.destination == route.destination) {
+                routes.push(route);
+            }
+        }
+    }
+    routes
+}
+
+/// On a link that leads to the host alone every gateway is behind it, in its subnet or not.
+fn routed(route: Route, settings: Settings) -> Route {
+    Route { onlink: settings.routed && route.gateway.is_some(), ..route }
 }
 
 fn number<T: TryFrom<i64>>(route: &ResultRoute, key: &str, value: Option<i64>) -> Result<Option<T>, CniError> {

@@ -15,6 +15,9 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use nix::errno::Errno;
 
+use crate::cni::{CniError, ConfigError, NetworkName, ValidAttachment, View};
+use crate::delegate::Attachment;
+use crate::netlink::address::ip_bytes;
 use crate::netlink::nftables::{
     BaseChain, COMMENT_MAX, Element, Expression, Expressions, Family, Layer, Register, Rule, Set, Table, Transaction,
 };
@@ -71,6 +74,12 @@ impl Owner {
         ))
     }
 
+    /// Whose the rules of this attachment are.
+    #[must_use]
+    pub fn of(at: &Attachment<'_>) -> Self {
+        Self::new(at.container_id.as_str(), at.network.as_str(), at.interface.as_str())
+    }
+
     /// Whether the attachment is to this network.
     #[must_use]
     pub fn is_in_network(&self, network: &str) -> bool {
@@ -96,16 +105,22 @@ impl fmt::Display for Owner {
 /// The kernel's refusal; it names what the kernel lacks.
 pub fn masquerade(nft: &Netlink, owner: &Owner, addresses: &[IpNet]) -> Result<()> {
     retry(|| {
-        let rules = rules_of(nft, owner)?;
-        let wanted: BTreeSet<IpNet> = addresses.iter().copied().collect();
-        let (kept, stale): (Vec<&Rule>, Vec<&Rule>) =
-            rules.iter().partition(|rule| wanted.iter().any(|address| does_masquerade(rule, *address)));
-        let missing = wanted.iter().filter(|address| !kept.iter().any(|rule| does_masquerade(rule, **address)));
+        let (kept, stale): (Vec<Rule>, Vec<Rule>) = rules_of(nft, owner)?
+            .into_iter()
+            .partition(|rule| addresses.iter().any(|address| does_masquerade(rule, *address)));
+        let missing: BTreeSet<IpNet> = addresses
+            .iter()
+            .copied()
+            .filter(|address| !kept.iter().any(|rule| does_masquerade(rule, *address)))
+            .collect();
+        if missing.is_empty() && stale.is_empty() {
+            return Ok(());
+        }
         let setup = Transaction::default().table(INET).chain(INET, POSTROUTING, NAT);
-        let added = missing.fold(setup, |changes, address| {
-            changes.rule(INET, POSTROUTING.name, |rule| masquerading(rule, *address), &owner.0, NAT)
+        let added = missing.into_iter().fold(setup, |changes, address| {
+            changes.rule(INET, POSTROUTING.name, |rule| masquerading(rule, address), &owner.0, NAT)
         });
-        nft.transaction(stale.iter().fold(added, delete_rule))
+        nft.transaction(without_rules(added, &stale))
     })
 }
 
@@ -114,11 +129,7 @@ pub fn masquerade(nft: &Netlink, owner: &Owner, addresses: &[IpNet]) -> Result<(
 /// # Errors
 /// The kernel's refusal.
 pub fn unmasquerade(nft: &Netlink, owner: &Owner) -> Result<()> {
-    retry(|| {
-        nft.transaction(
-            rules_of(nft, owner)?.iter().collect::<Vec<_>>().iter().fold(Transaction::default(), delete_rule),
-        )
-    })
+    retry(|| nft.transaction(without_rules(Transaction::default(), &rules_of(nft, owner)?)))
 }
 
 /// Whether each of these addresses is masqueraded for this owner.
@@ -197,14 +208,47 @@ pub fn spoof_checked_owners(nft: &Netlink) -> Result<Vec<Owner>> {
     Ok(owners(elements.iter().map(|element| element.comment.as_str())))
 }
 
+/// Takes away what is still there for attachments to this network other than the valid ones.
+///
+/// # Errors
+/// Code 100: the kernel's refusal.
+pub fn gc(network: &NetworkName, valid: &[ValidAttachment]) -> std::result::Result<(), CniError> {
+    let nft = Netlink::netfilter()?;
+    let valid: BTreeSet<Owner> =
+        valid.iter().map(|v| Owner::new(&v.container_id, network.as_str(), &v.interface)).collect();
+    let is_stale = |owner: &Owner| owner.is_in_network(network.as_str()) && !valid.contains(owner);
+    for owner in masqueraded_owners(&nft)?.iter().filter(|owner| is_stale(owner)) {
+        unmasquerade(&nft, owner)?;
+    }
+    for owner in spoof_checked_owners(&nft)?.iter().filter(|owner| is_stale(owner)) {
+        uncheck_spoofing(&nft, owner)?;
+    }
+    Ok(())
+}
+
+/// Reads `ipMasqBackend`, which may ask for nf_tables alone: we write no iptables rules.
+///
+/// # Errors
+/// Another backend: code 2 for `iptables`, which the reference plugin serves, code 7 for anything else.
+pub fn parse_backend(view: &View<'_>) -> std::result::Result<(), ConfigError> {
+    match view.text("ipMasqBackend")? {
+        None | Some("nftables") => Ok(()),
+        Some("iptables") => Err(ConfigError::unsupported(
+            view.path("ipMasqBackend"),
+            "\"iptables\" is served by the bridge and ptp plugins alone; \"nftables\" is accepted here",
+        )),
+        Some(_) => Err(view.error("ipMasqBackend", "must be \"nftables\" or \"iptables\"")),
+    }
+}
+
 fn rules_of(nft: &Netlink, owner: &Owner) -> Result<Vec<Rule>> {
     let mut rules = nft.rules(INET, POSTROUTING.name)?;
     rules.retain(|rule| rule.comment == owner.0);
     Ok(rules)
 }
 
-fn delete_rule(changes: Transaction, rule: &&Rule) -> Transaction {
-    changes.delete_rule(INET, POSTROUTING.name, rule.handle)
+fn without_rules(changes: Transaction, rules: &[Rule]) -> Transaction {
+    rules.iter().fold(changes, |changes, rule| changes.delete_rule(INET, POSTROUTING.name, rule.handle))
 }
 
 fn does_masquerade(rule: &Rule, address: IpNet) -> bool {
@@ -215,7 +259,7 @@ fn does_masquerade(rule: &Rule, address: IpNet) -> bool {
 /// `ip saddr ADDRESS ip daddr != SUBNET ip daddr != 224.0.0.0/4 masquerade`
 fn masquerading(rule: Expressions, address: IpNet) -> Expressions {
     let family = [if address.addr().is_ipv4() { libc::NFPROTO_IPV4 } else { libc::NFPROTO_IPV6 } as u8];
-    let own = bytes(address.addr());
+    let own = ip_bytes(address.addr());
     let (source, destination) = if address.addr().is_ipv4() { (12, 16) } else { (8, 24) };
     let rule = rule
         .meta(Register::FIRST, libc::NFT_META_NFPROTO)
@@ -226,8 +270,8 @@ fn masquerading(rule: Expressions, address: IpNet) -> Expressions {
         .into_iter()
         .fold(rule, |rule, net| {
             rule.payload(Register::FIRST, Layer::Network, destination, own.len())
-                .mask(Register::FIRST, &bytes(net.netmask()))
-                .differs(Register::FIRST, &bytes(net.network()))
+                .mask(Register::FIRST, &ip_bytes(net.netmask()))
+                .differs(Register::FIRST, &ip_bytes(net.network()))
         })
         .masquerade()
 }
@@ -238,13 +282,6 @@ fn multicast(address: IpNet) -> IpNet {
         IpNet::V6(_) => ([0xff00, 0, 0, 0, 0, 0, 0, 0].into(), 8),
     };
     IpNet::new_assert(first, length)
-}
-
-fn bytes(address: IpAddr) -> Vec<u8> {
-    match address {
-        IpAddr::V4(address) => address.octets().to_vec(),
-        IpAddr::V6(address) => address.octets().to_vec(),
-    }
 }
 
 /// `iifname @checked iifname . ether saddr != @own_mac drop`
@@ -312,3 +349,6 @@ fn shorten(name: &str, length: usize) -> String {
         .collect();
     format!("{beginning}~{hash:016x}")
 }
+
+#[cfg(test)]
+mod tests;

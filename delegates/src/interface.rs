@@ -3,20 +3,32 @@
 
 use nix::errno::Errno;
 
-use crate::cni::{
-    CniError, CniResult, ConfigError, Dns, Interface, NetConf, ValidAttachment, View, code,
-};
+use crate::cni::{CniError, CniResult, ConfigError, Dns, Interface, NetConf, ValidAttachment, View, code};
 use crate::configure::{self, Settings};
 use crate::delegate::{Added, Attachment, Context, OwnedLink, Side};
 use crate::ipam::Ipam;
-use crate::netlink::{Link, LinkChange, MacAddress, NewLink, Request};
+use crate::netlink::{self, Link, LinkChange, MacAddress, NewLink, Request};
 use crate::netns::Namespace;
 use crate::random;
 
 /// Keys of every plugin's configuration, and those that libcni and we put there.
 pub const COMMON_KEYS: &[&str] = &[
-    "cniVersion", "cniVersions", "name", "type", "args", "runtimeConfig", "capabilities", "prevResult", "dns", "ipam",
-    "deviceID", "pciBusID", "cni.dev/valid-attachments", "cni.dev/attachments", "disableCheck", "disableGC",
+    "cniVersion",
+    "cniVersions",
+    "name",
+    "type",
+    "args",
+    "runtimeConfig",
+    "capabilities",
+    "prevResult",
+    "dns",
+    "ipam",
+    "deviceID",
+    "pciBusID",
+    "cni.dev/valid-attachments",
+    "cni.dev/attachments",
+    "disableCheck",
+    "disableGC",
     "loadOnlyInlinedPlugins",
 ];
 
@@ -35,7 +47,9 @@ pub fn mtu(view: &View<'_>) -> Result<Option<u32>, ConfigError> {
     match view.uint("mtu", 0..=65535)? {
         None | Some(0) => Ok(None),
         Some(mtu @ 68..) => Ok(u32::try_from(mtu).ok()),
-        Some(mtu) => Err(view.error("mtu", format!("{mtu} is less than an IPv4 packet needs; accepted are 0 and 68 to 65535"))),
+        Some(mtu) => {
+            Err(view.error("mtu", format!("{mtu} is less than an IPv4 packet needs; accepted are 0 and 68 to 65535")))
+        }
     }
 }
 
@@ -98,15 +112,15 @@ pub fn mac_argument(at: &Attachment<'_>) -> Result<Option<MacAddress>, CniError>
 /// # Errors
 /// A field of the wrong type.
 pub fn dns(conf: &NetConf) -> Result<Dns, ConfigError> {
-    match conf.get("dns") {
-        None => Ok(Dns::default()),
-        Some(value) => Dns::parse(value).map_err(|e| ConfigError::new("dns", e.msg)),
+    match (conf.view().object("dns")?, conf.get("dns")) {
+        (Some(_), Some(value)) => Dns::parse(value).map_err(|e| e.under("dns")),
+        _ => Ok(Dns::default()),
     }
 }
 
 /// Makes a link in the pod under its final name. `finish` turns the description into the request of its kind, sent on
 /// `parent`'s socket. Older kernels (6.1) look for a clash of names in the parent's namespace instead of the pod's: when
-/// the name is really free there, the link is born under a random one and renamed.
+/// the name is really free there, the link is born under a random one and renamed. `refused` words the kernel's refusal.
 ///
 /// # Errors
 /// The kernel's refusal; the name is taken in the pod.
@@ -114,6 +128,7 @@ pub fn create_in_pod(
     at: &Attachment<'_>,
     parent: &Namespace,
     finish: impl Fn(NewLink<'_>) -> Request,
+    refused: impl Fn(netlink::Error) -> CniError,
 ) -> Result<Link, CniError> {
     let pod = at.pod()?;
     let wanted = at.interface.as_str();
@@ -124,12 +139,11 @@ pub fn create_in_pod(
             None => link,
         })
     };
-    // An index makes a name certain: it cannot be taken away between the two messages.
     match parent.netlink.request(describe(wanted)) {
         Ok(()) => born(pod, wanted),
         Err(e) if e.errno == Errno::EEXIST && pod.netlink.link_by_name(wanted)?.is_none() => {
             let temporary = random::interface_name("mus");
-            parent.netlink.request(describe(&temporary))?;
+            parent.netlink.request(describe(&temporary)).map_err(&refused)?;
             let link = born(pod, &temporary)?;
             let rename = LinkChange::of(link.index, format!("name interface \"{wanted}\"")).name(wanted);
             if let Err(error) = pod.netlink.request(rename.request()) {
@@ -139,7 +153,7 @@ pub fn create_in_pod(
             Ok(Link { name: wanted.to_owned(), ..link })
         }
         Err(e) if e.errno == Errno::EEXIST => Err(taken(wanted)),
-        Err(e) => Err(e.into()),
+        Err(e) => Err(refused(e)),
     }
 }
 
@@ -184,7 +198,7 @@ impl Fitting<'_> {
             None => CniResult::default(),
         };
         let position = self.position;
-        let mut finish = || {
+        let finish = || {
             if self.ipam.is_some() && result.ips.is_empty() {
                 return Err(CniError::new(code::DELEGATE, "ipam: no address was returned")
                     .with_details("remove \"ipam\" for a layer-2 interface, or give it an address range"));
@@ -198,10 +212,7 @@ impl Fitting<'_> {
         };
         match finish() {
             Ok(()) => Ok(result),
-            Err(error) => Err(match self.ipam.map(|ipam| ipam.release(at)) {
-                Some(Err(undo)) => undo_incomplete(&error, &undo),
-                _ => error,
-            }),
+            Err(error) => Err(undone(error, ipam_release(self.ipam, at))),
         }
     }
 }
@@ -222,17 +233,21 @@ pub fn complete(
                 Side::Host => link.delete(at.host),
                 Side::Pod => at.pod.map_or(Ok(()), |pod| link.delete(pod)),
             });
-            Err(match undo {
-                Ok(()) => error,
-                Err(undo) => undo_incomplete(&error, &undo),
-            })
+            Err(undone(error, undo))
         }
     }
 }
 
-fn undo_incomplete(error: &CniError, undo: &CniError) -> CniError {
-    CniError::new(code::UNDO_INCOMPLETE, format!("{}; and it could not be undone: {}", error.msg, undo.msg))
-        .with_details(error.details.clone())
+/// The error of a step that failed, after what it had done was taken back; code 101 when that failed too.
+#[must_use]
+pub fn undone(error: CniError, undo: Result<(), CniError>) -> CniError {
+    match undo {
+        Ok(()) => error,
+        Err(undo) => {
+            CniError::new(code::UNDO_INCOMPLETE, format!("{}; and it could not be undone: {}", error.msg, undo.msg))
+                .with_details(error.details)
+        }
+    }
 }
 
 /// The pod's interface as a link to remove, if it is there and of that kind.

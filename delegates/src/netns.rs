@@ -81,7 +81,7 @@ impl Namespace {
         let entered = std::thread::scope(|scope| {
             let enter = || {
                 setns(&file, CloneFlags::CLONE_NEWNET)?;
-                Ok(Handles::open()?)
+                Handles::open()
             };
             match scope.spawn(enter).join() {
                 Ok(handles) => handles,

@@ -69,8 +69,10 @@ impl Pair {
     }
 
     fn look_up(at: &Attachment<'_>, host_name: &str, host_mac: MacAddress) -> Result<Self, CniError> {
-        let vanished = |name: &str| CniError::new(code::DELEGATE, format!("interface \"{name}\" vanished as soon as it was made"));
-        let pod = at.pod()?.netlink.link_by_name(at.interface.as_str())?.ok_or_else(|| vanished(at.interface.as_str()))?;
+        let vanished =
+            |name: &str| CniError::new(code::DELEGATE, format!("interface \"{name}\" vanished as soon as it was made"));
+        let pod =
+            at.pod()?.netlink.link_by_name(at.interface.as_str())?.ok_or_else(|| vanished(at.interface.as_str()))?;
         // The pod's end knows the host's by its index; no second look-up is needed.
         let host = Link {
             index: pod.parent.ok_or_else(|| vanished(host_name))?,

@@ -15,6 +15,8 @@ const TENTATIVE: u32 = 0x40;
 const DUPLICATE: u32 = 0x08;
 /// Set: no duplicate address detection for this address.
 const NODAD: u32 = 0x02;
+/// Set: the kernel makes no route to the address's subnet.
+const NOPREFIXROUTE: u32 = 0x200;
 
 /// An address the kernel holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -76,13 +78,27 @@ pub fn family(address: IpAddr) -> u8 {
 /// The request that adds an address. Without `detect_duplicates` an IPv6 address is usable at once (`IFA_F_NODAD`).
 #[must_use]
 pub fn add(index: u32, net: IpNet, detect_duplicates: bool) -> Request {
+    add_with(index, net, no_detection(net, detect_duplicates))
+}
+
+/// As [`add`], without the kernel's route to the address's subnet (`IFA_F_NOPREFIXROUTE`).
+#[must_use]
+pub fn add_without_route(index: u32, net: IpNet, detect_duplicates: bool) -> Request {
+    add_with(index, net, NOPREFIXROUTE | no_detection(net, detect_duplicates))
+}
+
+fn no_detection(net: IpNet, detect_duplicates: bool) -> u32 {
+    if net.addr().is_ipv6() && !detect_duplicates { NODAD } else { 0 }
+}
+
+fn add_with(index: u32, net: IpNet, flags: u32) -> Request {
     let message = fixed(Message::new(libc::RTM_NEWADDR, libc::NLM_F_CREATE | libc::NLM_F_EXCL), index, net);
     let message = match net {
         // A subnet of one or two addresses has no broadcast address (RFC 3021).
         IpNet::V4(v4) if v4.prefix_len() < 31 => message.attr(libc::IFA_BROADCAST, v4.broadcast().octets()),
-        IpNet::V6(_) if !detect_duplicates => message.u32(IFA_FLAGS, NODAD),
         _ => message,
     };
+    let message = if flags == 0 { message } else { message.u32(IFA_FLAGS, flags) };
     Request::new(format!("add address {net}"), message)
 }
 

@@ -1,0 +1,159 @@
+//! `macvlan`: an interface with a MAC of its own on top of a link of the host, or of the pod. Takes the keys of the
+//! reference plugin; without `ipam` it is layer 2 alone.
+
+use crate::cni::{CniError, CniResult, ConfigError, Dns, NetConf, ValidAttachment, View, code};
+use crate::configure::Settings;
+use crate::delegate::{Added, Attachment, Context, Delegate, OwnedLink, Side};
+use crate::interface::{self, Fitting};
+use crate::ipam::Ipam;
+use crate::netlink::link::data_u32;
+use crate::netlink::{Link, LinkChange, MacAddress};
+use crate::on_master::{self, Kind, Master};
+use crate::veth;
+
+const KIND: Kind = Kind { name: "macvlan", title: "macvlan", module: "macvlan" };
+/// `IFLA_MACVLAN_MODE`.
+const DATA_MODE: u16 = 1;
+/// `IFLA_MACVLAN_BC_QUEUE_LEN`.
+const DATA_BROADCAST_QUEUE: u16 = 7;
+
+const KEYS: &[&str] = &["mode", "mac", "bcqueuelen"];
+
+/// How the links of one master reach each other (`MACVLAN_MODE_…`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Not at all.
+    Private = 1,
+    /// By way of the switch outside.
+    Vepa = 2,
+    /// Directly.
+    Bridge = 4,
+    /// There is but one, and it has the master's MAC.
+    Passthru = 8,
+}
+
+impl Mode {
+    fn parse(view: &View<'_>) -> Result<Self, ConfigError> {
+        match view.text("mode")? {
+            None | Some("bridge") => Ok(Self::Bridge),
+            Some("private") => Ok(Self::Private),
+            Some("vepa") => Ok(Self::Vepa),
+            Some("passthru") => Ok(Self::Passthru),
+            Some(other) => Err(view
+                .error("mode", format!("must be bridge, private, vepa or passthru, not \"{}\"", other.escape_debug()))),
+        }
+    }
+}
+
+/// A parsed `macvlan` configuration.
+#[derive(Debug)]
+pub struct Macvlan {
+    master: Master,
+    mode: Mode,
+    mtu: Option<u32>,
+    broadcast_queue: Option<u32>,
+    /// The configuration's own `mac`, which `CNI_ARGS` come before.
+    mac: Option<MacAddress>,
+    /// `runtimeConfig.mac`, which comes before both.
+    runtime_mac: Option<MacAddress>,
+    dns: Dns,
+    ipam: Option<Ipam>,
+    warnings: Vec<String>,
+}
+
+impl Delegate for Macvlan {
+    fn parse(conf: &NetConf) -> Result<Self, ConfigError> {
+        let view = conf.view();
+        let ipam = Ipam::parse(conf)?;
+        let mut warnings = interface::unknown_keys(conf, &[on_master::KEYS, KEYS].concat());
+        warnings.extend(ipam.iter().flat_map(Ipam::warnings));
+        let queue = view.uint("bcqueuelen", 0..=u64::from(u32::MAX))?;
+        Ok(Self {
+            master: Master::parse(&view)?,
+            mode: Mode::parse(&view)?,
+            mtu: interface::mtu(&view)?,
+            broadcast_queue: queue.and_then(|length| u32::try_from(length).ok()).filter(|length| *length > 0),
+            mac: interface::mac(&view, "mac")?,
+            runtime_mac: interface::requested_mac(conf, false)?,
+            dns: interface::dns(conf)?,
+            ipam,
+            warnings,
+        })
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        self.warnings.clone()
+    }
+
+    fn add(&self, at: &Attachment<'_>) -> Result<Added, CniError> {
+        let mac = match self.runtime_mac {
+            Some(mac) => Some(mac),
+            None => interface::mac_argument(at)?.or(self.mac),
+        };
+        let master = self.master.find(at, None)?;
+        master.carries(self.mtu)?;
+        let link = master.create(at, KIND, mac, self.mtu, |data| {
+            let data = data.u32(DATA_MODE, self.mode as u32);
+            match self.broadcast_queue {
+                Some(length) => data.u32(DATA_BROADCAST_QUEUE, length),
+                None => data,
+            }
+        })?;
+        interface::complete(at, vec![OwnedLink::of(Side::Pod, &link)], || {
+            let link = with_mac(at, link.clone(), mac)?;
+            let fitting = Fitting {
+                ipam: self.ipam.as_ref(),
+                interfaces: vec![veth::interface(&link, at.sandbox())],
+                position: 0,
+                settings: Settings { announce_v6: true, ..Settings::default() },
+            };
+            let result = fitting.fit(at, &link, |_| Ok(()))?;
+            Ok(CniResult { dns: self.dns.clone(), ..result })
+        })
+    }
+
+    fn check(&self, at: &Attachment<'_>, result: &CniResult) -> Result<(), CniError> {
+        if let Some(ipam) = &self.ipam {
+            ipam.check(at)?;
+        }
+        let link = self.master.check(at, KIND, result)?;
+        if data_u32(link.data(), DATA_MODE) != Some(self.mode as u32) {
+            let mode = format!("{:?}", self.mode).to_lowercase();
+            return Err(CniError::new(
+                code::DELEGATE,
+                format!("interface \"{}\" is not in mode {mode} any more", at.interface),
+            ));
+        }
+        Ok(())
+    }
+
+    fn detach(&self, at: &Attachment<'_>) -> Result<Vec<OwnedLink>, CniError> {
+        interface::pod_link(at, KIND.name)
+    }
+
+    fn release(&self, at: &Attachment<'_>) -> Result<(), CniError> {
+        interface::ipam_release(self.ipam.as_ref(), at)
+    }
+
+    fn status(&self, cx: &Context<'_>) -> Result<(), CniError> {
+        self.master.status(cx)?;
+        interface::ipam_status(self.ipam.as_ref(), cx)
+    }
+
+    fn gc(&self, cx: &Context<'_>, valid: &[ValidAttachment]) -> Result<(), CniError> {
+        interface::ipam_gc(self.ipam.as_ref(), cx, valid)
+    }
+}
+
+/// A passthru link is born with its master's MAC whatever was asked for; another is set after, and the kernel gives it to
+/// the master as well until the link is gone.
+fn with_mac(at: &Attachment<'_>, link: Link, wanted: Option<MacAddress>) -> Result<Link, CniError> {
+    match wanted {
+        Some(mac) if link.mac != Some(mac) => {
+            let change = LinkChange::of(link.index, format!("set MAC {mac} of interface \"{}\"", link.name));
+            at.pod()?.netlink.request(change.attr(libc::IFLA_ADDRESS, mac).request())?;
+            Ok(Link { mac: Some(mac), ..link })
+        }
+        _ => Ok(link),
+    }
+}

@@ -1,0 +1,193 @@
+//! `ptp`: a veth pair between the pod and the host, with no bridge: the host routes to each pod by itself and is the pod's
+//! gateway, also towards its own subnet. Takes the keys of the reference plugin.
+
+use ipnet::IpNet;
+
+use crate::cni::{CniError, CniResult, ConfigError, Dns, NetConf, ValidAttachment, code};
+use crate::configure::{self, Settings};
+use crate::delegate::{Added, Attachment, Context, Delegate, OwnedLink};
+use crate::firewall::{self, Owner};
+use crate::interface::{self, Fitting};
+use crate::ipam::Ipam;
+use crate::netlink::route::Route;
+use crate::netlink::{Link, Netlink, address};
+use crate::veth::{self, Pair, Wanted};
+
+const KEYS: &[&str] = &["ipMasq", "ipMasqBackend", "mtu"];
+/// Position of the pod's interface in a result: after the host's end.
+const POD: usize = 1;
+
+/// A parsed `ptp` configuration.
+#[derive(Debug)]
+pub struct Ptp {
+    ip_masq: bool,
+    mtu: Option<u32>,
+    dns: Dns,
+    ipam: Ipam,
+    warnings: Vec<String>,
+}
+
+impl Delegate for Ptp {
+    fn parse(conf: &NetConf) -> Result<Self, ConfigError> {
+        let view = conf.view();
+        firewall::parse_backend(&view)?;
+        let Some(ipam) = Ipam::parse(conf)? else {
+            return Err(view.error("ipam", "is missing; a ptp needs addresses: set \"ipam\" with a \"type\""));
+        };
+        let mut warnings = interface::unknown_keys(conf, KEYS);
+        warnings.extend(ipam.warnings());
+        Ok(Self {
+            ip_masq: view.bool("ipMasq")?,
+            mtu: interface::mtu(&view)?,
+            dns: interface::dns(conf)?,
+            ipam,
+            warnings,
+        })
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        self.warnings.clone()
+    }
+
+    fn add(&self, at: &Attachment<'_>) -> Result<Added, CniError> {
+        let pair = Pair::create(at, Wanted { mtu: self.mtu, ..Wanted::default() })?;
+        interface::complete(at, pair.links(), || {
+            self.finish(at, &pair).map_err(|error| interface::undone(error, self.forget_rules(at)))
+        })
+    }
+
+    fn check(&self, at: &Attachment<'_>, result: &CniResult) -> Result<(), CniError> {
+        self.ipam.check(at)?;
+        let differs = |what: String| Err(CniError::new(code::DELEGATE, what));
+        let pod = at.pod()?;
+        let inside = configure::verify(pod, at.interface.as_str(), "veth", result)?;
+        if !inside.is_up() {
+            return differs(format!("interface \"{}\" is down", at.interface));
+        }
+        let position = result.interfaces.iter().position(|i| i.name == at.interface.as_str() && !i.sandbox.is_empty());
+        let position = position.unwrap_or(POD);
+        let inner = configure::gateway_routes(result, inside.index, position);
+        if let Some(lost) = first_missing(&pod.netlink, &inner)? {
+            return differs(format!("interface \"{}\" has lost its route to {lost}", at.interface));
+        }
+        let Some(outside) = veth::host_end(at)?.filter(Link::is_up) else {
+            return differs(format!("the host's end of interface \"{}\" is gone or down", at.interface));
+        };
+        if let Some(lost) = first_missing(&at.host.netlink, &host_routes(result, outside.index, position))? {
+            return differs(format!("the host has lost its route to {lost} by \"{}\"", outside.name));
+        }
+        let present = at.host.netlink.addresses(outside.index)?;
+        if let Some(lost) = gateways(result, position).into_iter().find(|net| !present.iter().any(|a| a.net == *net)) {
+            return differs(format!(
+                "the host's end \"{}\" has lost the gateway's address {}",
+                outside.name,
+                lost.addr()
+            ));
+        }
+        let addresses = configure::own_addresses(result, position);
+        if self.ip_masq && !firewall::is_masqueraded(&Netlink::netfilter()?, &Owner::of(at), &addresses)? {
+            return differs(format!("the masquerade rules of interface \"{}\" are gone from nf_tables", at.interface))
+                .map_err(|e: CniError| {
+                    e.with_details(
+                        "another program took them away, for example by flushing the ruleset; a new ADD puts them back",
+                    )
+                });
+        }
+        Ok(())
+    }
+
+    fn detach(&self, at: &Attachment<'_>) -> Result<Vec<OwnedLink>, CniError> {
+        let links = interface::pod_link(at, "veth")?;
+        self.forget_rules(at)?;
+        Ok(links)
+    }
+
+    fn release(&self, at: &Attachment<'_>) -> Result<(), CniError> {
+        self.ipam.release(at)
+    }
+
+    fn status(&self, cx: &Context<'_>) -> Result<(), CniError> {
+        self.ipam.status(cx)
+    }
+
+    fn gc(&self, cx: &Context<'_>, valid: &[ValidAttachment]) -> Result<(), CniError> {
+        firewall::gc(cx.network, valid)?;
+        self.ipam.gc(cx, valid)
+    }
+}
+
+impl Ptp {
+    fn finish(&self, at: &Attachment<'_>, pair: &Pair) -> Result<CniResult, CniError> {
+        let fitting = Fitting {
+            ipam: Some(&self.ipam),
+            interfaces: pair.interfaces(at).into(),
+            position: POD,
+            settings: Settings { routed: true, ..Settings::default() },
+        };
+        let mut result = fitting.fit(at, &pair.pod, |result| {
+            connect_host(at, &pair.host, result)?;
+            if self.ip_masq {
+                let addresses = configure::own_addresses(result, POD);
+                firewall::masquerade(&Netlink::netfilter()?, &Owner::of(at), &addresses)?;
+            }
+            Ok(())
+        })?;
+        if !self.dns.is_empty() {
+            result.dns = self.dns.clone();
+        }
+        Ok(result)
+    }
+
+    /// Takes the rules away by their owner, whether or not the pod is still there.
+    fn forget_rules(&self, at: &Attachment<'_>) -> Result<(), CniError> {
+        if self.ip_masq {
+            firewall::unmasquerade(&Netlink::netfilter()?, &Owner::of(at))?;
+        }
+        Ok(())
+    }
+}
+
+/// Makes the host the pod's gateway: the gateway's address on the host's end, a route to each of the pod's addresses, and
+/// forwarding.
+fn connect_host(at: &Attachment<'_>, outside: &Link, result: &CniResult) -> Result<(), CniError> {
+    if let Some(ip) = result.ips.iter().find(|ip| ip.gateway.is_none()) {
+        return Err(CniError::new(
+            code::DELEGATE,
+            format!("ipam: address {} came without a gateway, which ptp needs", ip.address),
+        )
+        .with_details("set a \"gateway\" in \"ipam\", beside the address or range"));
+    }
+    let addresses = gateways(result, POD).into_iter().map(|net| address::add(outside.index, net, false));
+    let routes = host_routes(result, outside.index, POD);
+    at.host.netlink.request_all(addresses.chain(routes.iter().map(Route::add)).collect())?;
+    result.ips.iter().try_for_each(|ip| configure::enable_forwarding(at.host, ip.address.addr()))
+}
+
+/// The gateways as addresses of their own, each once.
+fn gateways(result: &CniResult, position: usize) -> Vec<IpNet> {
+    let mut gateways: Vec<IpNet> = Vec::new();
+    for ip in result.ips.iter().filter(|ip| ip.interface == i64::try_from(position).ok()) {
+        if let Some(gateway) = ip.gateway.map(IpNet::from)
+            && !gateways.contains(&gateway)
+        {
+            gateways.push(gateway);
+        }
+    }
+    gateways
+}
+
+fn host_routes(result: &CniResult, outside: u32, position: usize) -> Vec<Route> {
+    let to = |net: IpNet| Route { scope: libc::RT_SCOPE_HOST, ..Route::new(net.addr().into(), None, outside) };
+    configure::own_addresses(result, position).into_iter().map(to).collect()
+}
+
+/// The first of the routes that the kernel does not have any more, by its destination.
+fn first_missing(netlink: &Netlink, wanted: &[Route]) -> Result<Option<IpNet>, CniError> {
+    let present = netlink.routes()?;
+    let is_there = |route: &&Route| {
+        !present
+            .iter()
+            .any(|p| (p.destination, p.gateway, p.interface) == (route.destination, route.gateway, route.interface))
+    };
+    Ok(wanted.iter().find(is_there).map(|route| route.destination))
+}
