@@ -186,7 +186,7 @@ impl Call<'_> {
 }
 
 /// DEL: detach, delete by index, and give the addresses back once no link can use them.
-fn take_away(delegate: &dyn Delegate, at: &Attachment<'_>) -> Result<(), CniError> {
+pub fn take_away(delegate: &dyn Delegate, at: &Attachment<'_>) -> Result<(), CniError> {
     let links = delegate.detach(at)?;
     links.iter().try_for_each(|link| match (link.side, at.pod) {
         (Side::Host, _) => link.delete(at.host),

@@ -12,12 +12,45 @@ use serde_json::{Map, Value};
 pub const OUR_TYPE: &str = "musubi";
 
 const KEYS: &[&str] = &[
-    "cniVersion", "cniVersions", "name", "type", "capabilities", "runtimeConfig", "prevResult", "args", "dns", "ipam",
-    "clusterNetwork", "defaultNetworks", "delegates", "kubeconfig", "confDir", "cniDir", "binDir",
-    "readinessindicatorfile", "namespaceIsolation", "globalNamespaces", "systemNamespaces", "multusNamespace",
-    "retryDeleteOnError", "logFile", "logLevel", "logToStderr", "logOptions", "manifestDir", "agentSocket",
-    "nativeDelegates", "legacyCniArgs", "networkStatus", "timeoutSeconds", "cni.dev/valid-attachments",
-    "cni.dev/attachments", "disableCheck", "disableGC", "loadOnlyInlinedPlugins", "daemonSocketDir",
+    "cniVersion",
+    "cniVersions",
+    "name",
+    "type",
+    "capabilities",
+    "runtimeConfig",
+    "prevResult",
+    "args",
+    "dns",
+    "ipam",
+    "clusterNetwork",
+    "defaultNetworks",
+    "delegates",
+    "kubeconfig",
+    "confDir",
+    "cniDir",
+    "binDir",
+    "readinessindicatorfile",
+    "namespaceIsolation",
+    "globalNamespaces",
+    "systemNamespaces",
+    "multusNamespace",
+    "retryDeleteOnError",
+    "logFile",
+    "logLevel",
+    "logToStderr",
+    "logOptions",
+    "manifestDir",
+    "agentSocket",
+    "nativeDelegates",
+    "legacyCniArgs",
+    "networkStatus",
+    "timeoutSeconds",
+    "cni.dev/valid-attachments",
+    "cni.dev/attachments",
+    "disableCheck",
+    "disableGC",
+    "loadOnlyInlinedPlugins",
+    "daemonSocketDir",
 ];
 
 /// The cluster default network, as it is configured.
@@ -108,8 +141,11 @@ impl Config {
         let path = |key: &str, default: &str| -> Result<PathBuf, ConfigError> {
             Ok(PathBuf::from(text(&view, key)?.unwrap_or(default)))
         };
-        let mut warnings: Vec<String> =
-            view.unknown(KEYS).into_iter().map(|key| format!("configuration key \"{key}\" is not known and is ignored")).collect();
+        let mut warnings: Vec<String> = view
+            .unknown(KEYS)
+            .into_iter()
+            .map(|key| format!("configuration key \"{key}\" is not known and is ignored"))
+            .collect();
         Ok(Self {
             name: conf.name()?.as_str().to_owned(),
             default_network: default_network(&view)?,
@@ -176,7 +212,11 @@ fn default_network(view: &View<'_>) -> Result<DefaultNetwork, CniError> {
         lists.push(list);
     }
     if lists.is_empty() {
-        return Err(ConfigError::new("clusterNetwork", "is missing, and so is \"delegates\"; one of them must name the default network").into());
+        return Err(ConfigError::new(
+            "clusterNetwork",
+            "is missing, and so is \"delegates\"; one of them must name the default network",
+        )
+        .into());
     }
     Ok(DefaultNetwork::Inline(lists))
 }
@@ -188,7 +228,11 @@ fn default_network(view: &View<'_>) -> Result<DefaultNetwork, CniError> {
 pub fn refuse_ourselves(list: &ConfList) -> Result<(), CniError> {
     let ours = list.plugins.iter().any(|plugin| plugin.plugin_type().is_ok_and(|t| t == OUR_TYPE));
     if ours {
-        return Err(ConfigError::new("type", "\"musubi\" inside a musubi network would call itself for ever; name the plugin that makes the interface").into());
+        return Err(ConfigError::new(
+            "type",
+            "\"musubi\" inside a musubi network would call itself for ever; name the plugin that makes the interface",
+        )
+        .into());
     }
     Ok(())
 }
@@ -213,7 +257,10 @@ fn status_for(view: &View<'_>) -> Result<StatusFor, ConfigError> {
     match text(view, "networkStatus")? {
         None | Some("all") => Ok(StatusFor::All),
         Some("selected") => Ok(StatusFor::Selected),
-        Some(other) => Err(view.error("networkStatus", format!("\"{other}\" is not accepted; accepted are \"all\" and \"selected\""))),
+        Some(other) => {
+            Err(view
+                .error("networkStatus", format!("\"{other}\" is not accepted; accepted are \"all\" and \"selected\"")))
+        }
     }
 }
 
@@ -226,7 +273,9 @@ fn log_level(view: &View<'_>, warnings: &mut Vec<String>) -> Result<LogLevel, Co
         "error" => LogLevel::Error,
         "panic" => LogLevel::Panic,
         other => {
-            warnings.push(format!("configuration key \"logLevel\": \"{other}\" is ignored; accepted are panic, error, verbose and debug"));
+            warnings.push(format!(
+                "configuration key \"logLevel\": \"{other}\" is ignored; accepted are panic, error, verbose and debug"
+            ));
             LogLevel::Panic
         }
     })

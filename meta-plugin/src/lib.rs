@@ -1,1 +1,16 @@
-//! The head: configuration, plan, engine, records and the command line.
+//! The head: configuration, plan, checks, engine, records, stores and the command line of Musubi.
+//!
+//! One request is one walk: [`config`] and [`networks`] find out what is wanted, [`plan`] decides without any I/O, and
+//! [`engine`] carries it out, writing a [`record`] before it acts.
+
+pub mod check;
+pub mod cli;
+pub mod config;
+pub mod engine;
+pub mod lock;
+pub mod log;
+pub mod networks;
+pub mod plan;
+pub mod record;
+pub mod status;
+pub mod store;

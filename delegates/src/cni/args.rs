@@ -1,16 +1,19 @@
-//! `CNI_ARGS`: `KEY=VALUE` pairs between semicolons. Which keys mean something is left to those who read them.
+//! `CNI_ARGS`: `KEY=VALUE` pairs between semicolons. Which keys mean something is left to those who
+//! read them.
 
 use std::fmt;
 
 use super::error::{CniError, code};
 use super::names::shown;
 
-/// The pairs of `CNI_ARGS`, in the order they came. Keys differ by case, as in the reference plugins.
+/// The pairs of `CNI_ARGS`, in the order they came. Keys differ by case, as in the reference
+/// plugins.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CniArgs(Vec<(String, String)>);
 
 impl CniArgs {
-    /// Reads `K=V;K=V`. Each piece holds exactly one `=` (libcni's grammar: a final `;` is an error too). Code 4.
+    /// Reads `K=V;K=V`. Each piece holds exactly one `=` (libcni's grammar: a final `;` is an error
+    /// too). Code 4.
     pub fn parse(s: &str) -> Result<Self, CniError> {
         if s.is_empty() {
             return Ok(Self::default());
@@ -40,8 +43,9 @@ impl CniArgs {
         self.0.iter().rev().find(|(k, _)| k == key).map(|(_, value)| value.as_str())
     }
 
-    /// Replaces the value of `key` in its place, or appends the pair. Says whether it could: a `;` or `=` cannot be
-    /// written in this grammar, and such a pair is not taken, lest it smuggle in another.
+    /// Replaces the value of `key` in its place, or appends the pair. Says whether it could: a `;`
+    /// or `=` cannot be written in this grammar, and such a pair is not taken, lest it smuggle in
+    /// another.
     pub fn set(&mut self, key: &str, value: impl Into<String>) -> bool {
         let value = value.into();
         let writable = |s: &str| !s.contains([';', '=', '\0']);
@@ -83,7 +87,8 @@ impl CniArgs {
             .is_some_and(|value| value == "1" || value.eq_ignore_ascii_case("true") || value.eq_ignore_ascii_case("t"))
     }
 
-    /// Refuses keys outside `known`, unless `IgnoreUnknown` is set, as the reference plugins do. Code 4.
+    /// Refuses keys outside `known`, unless `IgnoreUnknown` is set, as the reference plugins do.
+    /// Code 4.
     pub fn reject_unknown(&self, known: &[&str]) -> Result<(), CniError> {
         if self.ignore_unknown() {
             return Ok(());

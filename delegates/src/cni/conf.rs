@@ -1,5 +1,6 @@
-//! Network configurations: one plugin's, and lists of them. They stay raw JSON, so that what this code does not know
-//! reaches the plugin as it was written; what a delegate wants to know it reads through a [`View`].
+//! Network configurations: one plugin's, and lists of them. They stay raw JSON, so that what this
+//! code does not know reaches the plugin as it was written; what a delegate wants to know it reads
+//! through a [`View`].
 
 use std::path::Path;
 
@@ -11,8 +12,8 @@ use super::result::CniResult;
 use super::version::Version;
 use super::view::{View, find, kind};
 
-/// One plugin's configuration, whole, in the order it was written. Known keys match whatever their case, the last
-/// duplicate wins and `null` is absent, as for Go's plugins.
+/// One plugin's configuration, whole, in the order it was written. Known keys match whatever their
+/// case, the last duplicate wins and `null` is absent, as for Go's plugins.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct NetConf(pub Map<String, Value>);
 
@@ -34,7 +35,8 @@ impl NetConf {
         find(&self.0, key)
     }
 
-    /// Sets `key`, in the place of the first that matches whatever its case; others that match go. A new key is appended.
+    /// Sets `key`, in the place of the first that matches whatever its case; others that match go.
+    /// A new key is appended.
     pub fn insert(&mut self, key: &str, value: impl Into<Value>) {
         let mut value = Some(value.into());
         let old = std::mem::take(&mut self.0);
@@ -60,7 +62,8 @@ impl NetConf {
         NetworkName::parse(self.view().string("name")?.unwrap_or_default())
     }
 
-    /// The plugin's `type`. Code 7 when it is missing, or could name a file outside the plugin folders.
+    /// The plugin's `type`. Code 7 when it is missing, or could name a file outside the plugin
+    /// folders.
     pub fn plugin_type(&self) -> Result<&str, CniError> {
         let name =
             self.view().text("type")?.ok_or_else(|| ConfigError::new("type", "is missing; must name a plugin"))?;
@@ -90,7 +93,8 @@ impl NetConf {
         View::of(&self.0, "")
     }
 
-    /// The capabilities the plugin declares as true (CNI 1.1 §Deriving runtimeConfig). Their names keep their case.
+    /// The capabilities the plugin declares as true (CNI 1.1 §Deriving runtimeConfig). Their names
+    /// keep their case.
     pub fn capabilities(&self) -> impl Iterator<Item = &str> {
         let declared = self.get("capabilities").and_then(Value::as_object);
         declared.into_iter().flatten().filter(|(_, on)| **on == Value::Bool(true)).map(|(name, _)| name.as_str())
@@ -101,8 +105,8 @@ impl NetConf {
         self.capabilities().any(|declared| declared == capability)
     }
 
-    /// The attachments that GC is told are still valid. `None` when nothing is said (then nothing may be freed), which an empty
-    /// list is not: that says that none is valid.
+    /// The attachments that GC is told are still valid. `None` when nothing is said (then nothing
+    /// may be freed), which an empty list is not: that says that none is valid.
     pub fn valid_attachments(&self) -> Result<Option<Vec<ValidAttachment>>, CniError> {
         let view = self.view();
         let Some(key) = VALID_ATTACHMENTS.into_iter().find(|key| view.raw(key).is_some()) else {
@@ -121,7 +125,8 @@ impl NetConf {
 
     /// The bytes a plugin is sent.
     pub fn to_bytes(&self) -> Vec<u8> {
-        Value::Object(self.0.clone()).to_string().into_bytes()
+        // Writing a map with string keys to memory cannot fail.
+        serde_json::to_vec(&self.0).unwrap_or_default()
     }
 }
 
@@ -175,8 +180,9 @@ pub struct ConfList {
 }
 
 impl ConfList {
-    /// Reads a list, or the configuration of one plugin as a list of one. Code 6 for what is not JSON, 7 for what is
-    /// wrong in it, 1 for a version that is not served. A list without plugins is an error.
+    /// Reads a list, or the configuration of one plugin as a list of one. Code 6 for what is not
+    /// JSON, 7 for what is wrong in it, 1 for a version that is not served. A list without plugins
+    /// is an error.
     pub fn parse(bytes: &[u8]) -> Result<Self, CniError> {
         Self::from_map(NetConf::parse(bytes)?.0)
     }
@@ -186,15 +192,17 @@ impl ConfList {
         Self::read(map)?.with_plugins()
     }
 
-    /// As [`ConfList::parse`], for a file of `confdir`: plugins from its folder of the network's name are appended.
+    /// As [`ConfList::parse`], for a file of `confdir`: plugins from its folder of the network's
+    /// name are appended.
     pub fn parse_in_folder(bytes: &[u8], confdir: &Path) -> Result<Self, CniError> {
         let mut list = Self::read(NetConf::parse(bytes)?.0)?;
         list.append_folder(confdir)?;
         list.with_plugins()
     }
 
-    /// Appends the plugins of `<confdir>/<name>/*.conf` in the order of their names, unless `loadOnlyInlinedPlugins` is set, the
-    /// network has no name, or it is no list. A missing folder holds none.
+    /// Appends the plugins of `<confdir>/<name>/*.conf` in the order of their names, unless
+    /// `loadOnlyInlinedPlugins` is set, the network has no name, or it is no list. A missing folder
+    /// holds none.
     pub fn append_folder(&mut self, confdir: &Path) -> Result<(), CniError> {
         let Some(name) = self.name.as_ref().filter(|_| self.is_list && !self.load_only_inlined) else {
             return Ok(());
@@ -209,9 +217,10 @@ impl ConfList {
         Ok(())
     }
 
-    /// The configuration that plugin number `plugin` is sent: name, version, the result of the plugin before it, and of `runtime_config`
-    /// what it declares a capability for (CNI 1.1 §Derivation). Its own keys keep their places. With nothing to
-    /// inject, a `prevResult` or `runtimeConfig` that the definition wrote itself stays.
+    /// The configuration that plugin number `plugin` is sent: name, version, the result of the
+    /// plugin before it, and of `runtime_config` what it declares a capability for (CNI 1.1
+    /// §Derivation). Its own keys keep their places. With nothing to inject, a `prevResult` or
+    /// `runtimeConfig` that the definition wrote itself stays.
     pub fn request(
         &self,
         plugin: usize,
@@ -313,7 +322,8 @@ pub(crate) fn is_plugin_name(name: &str) -> bool {
     !name.is_empty() && name != "." && name != ".." && !name.contains(['/', '\\', '\0'])
 }
 
-/// The highest of `cniVersions` and `cniVersion` that is not newer than ours; without `cniVersions`, `cniVersion` as it is.
+/// The highest of `cniVersions` and `cniVersion` that is not newer than ours; without
+/// `cniVersions`, `cniVersion` as it is.
 fn choose_version(view: &View) -> Result<Version, CniError> {
     let single = view.string("cniVersion")?.unwrap_or_default();
     let Some(offered) = view.strings("cniVersions")? else {

@@ -1,5 +1,6 @@
-//! The two errors of this crate's users: the CNI error object, which a runtime reads, and the configuration error, which
-//! pure parsing finds before anything is touched. What is wrong is said here in one line; who is asked to mend it goes to `details`.
+//! The two errors of this crate's users: the CNI error object, which a runtime reads, and the
+//! configuration error, which pure parsing finds before anything is touched. What is wrong is said
+//! here in one line; who is asked to mend it goes to `details`.
 
 use std::fmt::Display;
 
@@ -24,7 +25,8 @@ pub mod code {
     pub const DECODE: u32 = 6;
     /// The network configuration is wrong.
     pub const CONFIG: u32 = 7;
-    /// The network namespace is missing, or is not one we may work in (libcni's code, absent from the specification's table).
+    /// The network namespace is missing, or is not one we may work in (libcni's code, absent from
+    /// the specification's table).
     pub const NAMESPACE: u32 = 8;
     /// The runtime should try again later.
     pub const TRY_AGAIN: u32 = 11;
@@ -70,7 +72,8 @@ impl CniError {
         self
     }
 
-    /// The object for stdout. The specification asks for `cniVersion` in it, though the reference plugins leave it out.
+    /// The object for stdout. The specification asks for `cniVersion` in it, though the reference
+    /// plugins leave it out.
     pub fn to_json(&self, version: Version) -> Value {
         let mut object = Map::new();
         object.insert("cniVersion".into(), version.as_str().into());
@@ -82,7 +85,8 @@ impl CniError {
         Value::Object(object)
     }
 
-    /// Reads an error object. `None` when `v` is something else: neither `code` nor `msg` is in it, or one has a wrong type.
+    /// Reads an error object. `None` when `v` is something else: neither `code` nor `msg` is in it,
+    /// or one has a wrong type.
     pub fn from_json(v: &Value) -> Option<Self> {
         let view = View::of(v.as_object()?, "");
         let code = view.uint("code", 0..=u64::from(u32::MAX)).ok()?;
@@ -102,7 +106,8 @@ impl CniError {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{key}: {problem}")]
 pub struct ConfigError {
-    /// [`code::CONFIG`], or [`code::UNSUPPORTED_FIELD`] for a value of a known key that we do not serve.
+    /// [`code::CONFIG`], or [`code::UNSUPPORTED_FIELD`] for a value of a known key that we do not
+    /// serve.
     pub code: u32,
     /// Where: the key's path, as `ipam.ranges[0][1].subnet`.
     pub key: String,

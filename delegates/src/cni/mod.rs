@@ -1,5 +1,6 @@
-//! The CNI protocol, versions 0.1.0 to 1.1.0: what a runtime sends, what a plugin answers, and the words both use.
-//! No interface is touched here; what a request leads to is left to the delegates and to the head.
+//! The CNI protocol, versions 0.1.0 to 1.1.0: what a runtime sends, what a plugin answers, and the
+//! words both use. No interface is touched here; what a request leads to is left to the delegates
+//! and to the head.
 
 pub mod args;
 pub mod conf;

@@ -1,5 +1,6 @@
-//! Container ids, network names and interface names, checked once where they enter (CNI 1.1 §Parameters, and libcni's own
-//! checks). Everything behind the edge holds these types and need not look again.
+//! Container ids, network names and interface names, checked once where they enter (CNI 1.1
+//! §Parameters, and libcni's own checks). Everything behind the edge holds these types and need not
+//! look again.
 
 use std::fmt;
 
@@ -36,7 +37,8 @@ macro_rules! name_type {
 }
 
 name_type! {
-    /// A container's id: a letter or digit, then letters, digits, `_`, `.` and `-`. Safe as a file name but for its length.
+    /// A container's id: a letter or digit, then letters, digits, `_`, `.` and `-`. Safe as a file
+    /// name but for its length.
     ContainerId
 }
 name_type! {
@@ -44,7 +46,8 @@ name_type! {
     NetworkName
 }
 name_type! {
-    /// An interface name the kernel takes: 1 to 15 bytes, not `.` or `..`, without `/`, `:`, white space and NUL.
+    /// An interface name the kernel takes: 1 to 15 bytes, not `.` or `..`, without `/`, `:`, white
+    /// space and NUL.
     InterfaceName
 }
 

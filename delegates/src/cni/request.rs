@@ -1,7 +1,8 @@
-//! One call of a plugin: environment and stdin in, at most one JSON document out. The order of the checks is that of the
-//! reference plugins' skeleton; what a command does is left to the handler.
+//! One call of a plugin: environment and stdin in, at most one JSON document out. The order of the
+//! checks is that of the reference plugins' skeleton; what a command does is left to the handler.
 
 use std::cell::Cell;
+use std::fs::Metadata;
 use std::io::{self, Read, Write};
 use std::os::unix::fs::MetadataExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -22,13 +23,18 @@ pub const STDIN_MAX: u64 = 16 << 20;
 
 /// `CNI_COMMAND`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[allow(missing_docs)]
 pub enum Command {
+    /// Attach a container to the network.
     Add,
+    /// Take it off again.
     Del,
+    /// Compare what is there with what ADD answered.
     Check,
+    /// Free what no valid attachment holds.
     Gc,
+    /// Say whether ADD could be served.
     Status,
+    /// Say which versions are served.
     Version,
 }
 
@@ -87,7 +93,8 @@ impl std::fmt::Display for Command {
     }
 }
 
-/// What a runtime asks of a plugin. Identity is there for ADD, CHECK and DEL, and for no other command.
+/// What a runtime asks of a plugin. Identity is there for ADD, CHECK and DEL, and for no other
+/// command.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Request {
     /// What to do.
@@ -108,12 +115,14 @@ pub struct Request {
     pub stdin: Vec<u8>,
     /// The configuration's version.
     pub version: Version,
-    /// `CNI_NETNS_OVERRIDE`: the plugin's own namespace is meant (the reference skeleton's variable).
+    /// `CNI_NETNS_OVERRIDE`: the plugin's own namespace is meant (the reference skeleton's
+    /// variable).
     pub netns_override: bool,
 }
 
 impl Request {
-    /// Reads a request. All variables that are missing are named in one error (code 4). stdin is not read for VERSION.
+    /// Reads a request. All variables that are missing are named in one error (code 4). stdin is
+    /// not read for VERSION.
     pub fn read(env: &dyn Fn(&str) -> Option<String>, stdin: &mut dyn Read) -> Result<Request, CniError> {
         read(env, stdin, &Cell::new(Version::LATEST))
     }
@@ -133,14 +142,28 @@ impl Request {
         self.netns.as_deref().ok_or_else(|| self.absent("CNI_NETNS"))
     }
 
+    /// Whether the request may be worked on at all. A command newer than the configuration is
+    /// refused (code 1); so is the network namespace of this thread or of process 1 (code 8, unless
+    /// `CNI_NETNS_OVERRIDE` is set), and for ADD and CHECK one that does not exist.
+    pub fn admit(&self) -> Result<(), CniError> {
+        let (command, version) = (self.command, self.version);
+        if version < command.since() {
+            let msg =
+                format!("{command} needs cniVersion {} or newer, the configuration has {version}", command.since());
+            return Err(CniError::new(code::INCOMPATIBLE_VERSION, msg));
+        }
+        refuse_own_namespace(self, Path::new(HOST_NAMESPACE))
+    }
+
     fn absent(&self, variable: &str) -> CniError {
         CniError::new(code::ENVIRONMENT, format!("{variable} is not set for {}", self.command))
     }
 }
 
-/// Runs a plugin as a process: reads the request, calls `handler`, prints its answer or an error object in one write.
-/// A panic is an error object too. VERSION is answered here; a command newer than the configuration is refused (code 1), and so is work in
-/// this process's own network namespace, before the handler is called (code 8).
+/// Runs a plugin as a process: reads the request, calls `handler`, prints its answer or an error
+/// object in one write. A panic is an error object too. VERSION is answered here; a command newer
+/// than the configuration is refused (code 1), and so is work in this process's own network
+/// namespace, before the handler is called (code 8).
 pub fn serve(handler: impl FnOnce(&Request) -> Result<Option<Value>, CniError>) -> ExitCode {
     std::panic::set_hook(Box::new(remember_panic));
     let env = |name: &str| std::env::var_os(name).map(|value| value.to_string_lossy().into_owned());
@@ -166,7 +189,8 @@ pub fn answer(
     }
 }
 
-/// Reads a request, and tells `version` as soon as it is known: an error object is of the configuration's version.
+/// Reads a request, and tells `version` as soon as it is known: an error object is of the
+/// configuration's version.
 fn read(
     env: &dyn Fn(&str) -> Option<String>,
     stdin: &mut dyn Read,
@@ -247,16 +271,7 @@ fn perform(
             json!({"cniVersion": Version::LATEST.as_str(), "supportedVersions": Version::ALL.map(Version::as_str)}),
         ));
     }
-    if request.version < request.command.since() {
-        let msg = format!(
-            "{} needs cniVersion {} or newer, the configuration has {}",
-            request.command,
-            request.command.since(),
-            request.version
-        );
-        return Err(CniError::new(code::INCOMPATIBLE_VERSION, msg));
-    }
-    refuse_own_namespace(request)?;
+    request.admit()?;
     let answer = handler(request)?;
     if request.command == Command::Add && answer.is_none() {
         return Err(CniError::new(code::DELEGATE, "internal error: ADD has no result"));
@@ -264,29 +279,36 @@ fn perform(
     Ok(answer)
 }
 
-/// The reference skeleton looks only after the work is done, and leaves it there. A path that is gone is no fault on DEL.
-fn refuse_own_namespace(request: &Request) -> Result<(), CniError> {
+/// The network namespace of process 1.
+const HOST_NAMESPACE: &str = "/proc/1/ns/net";
+
+/// The reference skeleton looks only after the work is done, and leaves it there. A path that is
+/// gone is no fault on DEL.
+fn refuse_own_namespace(request: &Request, host: &Path) -> Result<(), CniError> {
     let Some(path) = request.netns.as_deref().filter(|_| !request.netns_override) else {
         return Ok(());
     };
+    let refused = |problem: String| CniError::new(code::NAMESPACE, format!("CNI_NETNS {}: {problem}", path.display()));
     let theirs = match std::fs::metadata(path) {
         Ok(metadata) => metadata,
         Err(_) if request.command == Command::Del => return Ok(()),
-        Err(error) => {
-            return Err(CniError::new(code::NAMESPACE, format!("CNI_NETNS {}: {error}", path.display())));
-        }
+        Err(error) => return Err(refused(error.to_string())),
     };
-    let own = std::fs::metadata("/proc/thread-self/ns/net").map_err(|error| {
-        CniError::new(code::NAMESPACE, format!("cannot look at this process's network namespace: {error}"))
-    })?;
-    if (theirs.dev(), theirs.ino()) == (own.dev(), own.ino()) {
-        return Err(CniError::new(
-            code::NAMESPACE,
-            format!("CNI_NETNS {} is the network namespace of this process", path.display()),
-        )
-        .with_details("give the container's namespace; pods on the host's network get no interfaces"));
+    let own = std::fs::metadata("/proc/thread-self/ns/net")
+        .map_err(|error| refused(format!("cannot compare it with this process's: {error}")))?;
+    let advice = "give the container's namespace; pods on the host's network get no interfaces";
+    if is_same_file(&theirs, &own) {
+        return Err(refused("this is the plugin's own network namespace".into()).with_details(advice));
+    }
+    // Only root may look at process 1; others could not work in its namespace anyway.
+    if std::fs::metadata(host).is_ok_and(|host| is_same_file(&theirs, &host)) {
+        return Err(refused("this is the host's network namespace".into()).with_details(advice));
     }
     Ok(())
+}
+
+fn is_same_file(a: &Metadata, b: &Metadata) -> bool {
+    (a.dev(), a.ino()) == (b.dev(), b.ino())
 }
 
 /// Where the last panic was: the payload that is caught does not say.
@@ -314,7 +336,10 @@ mod tests {
 
     const CONF: &str = r#"{"cniVersion":"1.1.0","name":"net","type":"x"}"#;
 
-    /// A whole environment for `command`, with `changes` made to it; an empty value takes the variable away.
+    type Changes = &'static [(&'static str, &'static str)];
+
+    /// A whole environment for `command`, with `changes` made to it; an empty value takes the
+    /// variable away.
     fn environment(command: &str, changes: &[(&str, &str)]) -> impl Fn(&str) -> Option<String> + use<> {
         let whole = [
             ("CNI_COMMAND", command),
@@ -363,6 +388,44 @@ mod tests {
     }
 
     #[test]
+    fn what_containerd_sends_is_read() {
+        let recorded = [
+            include_str!("../../testdata/runtime/containerd-1.6-ADD.json"),
+            include_str!("../../testdata/runtime/containerd-1.6-DEL.json"),
+        ];
+        let calls: Vec<Value> = recorded
+            .iter()
+            .flat_map(|text| serde_json::Deserializer::from_str(text).into_iter())
+            .map(Result::unwrap)
+            .collect();
+        let read = calls.iter().map(|call| {
+            let env = |name: &str| call["env"][name].as_str().map(str::to_owned);
+            let request = Request::read(&env, &mut call["stdin"].to_string().as_bytes()).unwrap();
+            assert_eq!((request.args.get("K8S_POD_NAME"), request.args.ignore_unknown()), (Some("rec"), true));
+            (request.command, request.netns.is_some())
+        });
+        // The namespace is gone when DEL is repeated.
+        assert_eq!(
+            read.collect::<Vec<_>>(),
+            [(Command::Add, true), (Command::Del, true), (Command::Del, false), (Command::Del, false)]
+        );
+    }
+
+    #[test]
+    fn the_recorded_calls_are_those_shared_by_all() {
+        let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/runtime");
+        let shared = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/data/runtime");
+        for name in ["containerd-1.6-ADD.json", "containerd-1.6-DEL.json"] {
+            match std::fs::read(shared.join(name)) {
+                Ok(text) => {
+                    assert!(text == std::fs::read(own.join(name)).unwrap(), "{name} differs from {}", shared.display())
+                }
+                Err(error) => eprintln!("SKIPPED: {name} is not beside the repository: {error}"),
+            }
+        }
+    }
+
+    #[test]
     fn each_command_asks_for_its_variables_and_names_all_that_are_missing() {
         let all = ["CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME", "CNI_PATH", "CNI_ARGS"];
         for (command, required) in [
@@ -394,7 +457,7 @@ mod tests {
     #[test]
     fn faulty_input_has_its_code() {
         let long = format!("{CONF}{}", " ".repeat(17 << 20));
-        let cases: &[(&str, &[(&str, &str)], &str, u32, &str)] = &[
+        let cases: &[(&str, Changes, &str, u32, &str)] = &[
             ("", &[], CONF, 4, "CNI_COMMAND is not set"),
             ("add", &[], CONF, 4, "CNI_COMMAND must be one of ADD, DEL, CHECK, GC, STATUS, VERSION, not \"add\""),
             ("UPDATE", &[], CONF, 4, "CNI_COMMAND must be one of"),
@@ -526,6 +589,24 @@ mod tests {
                 "{command} {netns} {overridden:?}"
             );
         }
+    }
+
+    #[test]
+    fn the_hosts_namespace_is_refused_from_another_one() {
+        // Process 1 cannot be looked at everywhere: the main thread's namespace stands for its own.
+        let main = "/proc/self/ns/net";
+        let request = read_request("ADD", &[("CNI_NETNS", main)], CONF).unwrap();
+        let outcome = std::thread::spawn(move || {
+            nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).ok()?;
+            Some([main, "/proc/self/ns/mnt"].map(|host| refuse_own_namespace(&request, Path::new(host))))
+        });
+        let Some([host, other]) = outcome.join().unwrap() else {
+            eprintln!("SKIPPED: needs root to make a network namespace");
+            return;
+        };
+        let error = host.unwrap_err();
+        assert!(error.code == 8 && error.msg.ends_with("this is the host's network namespace"), "{error}");
+        assert_eq!(other, Ok(()));
     }
 
     #[test]

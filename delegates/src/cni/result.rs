@@ -1,5 +1,5 @@
-//! What ADD answers, in all seven versions of the specification. In memory there is one shape, that of 1.1.0; versions differ
-//! where a result is read and written, and nowhere else.
+//! What ADD answers, in all seven versions of the specification. In memory there is one shape, that
+//! of 1.1.0; versions differ where a result is read and written, and nowhere else.
 
 use std::net::IpAddr;
 
@@ -84,8 +84,9 @@ pub struct Dns {
 }
 
 impl CniResult {
-    /// Reads a result of the version it names, or of `default` when it names none. `null` is an empty result, as plugins
-    /// print it. An unknown version is code 1; anything that is no result is code 6, with the position.
+    /// Reads a result of the version it names, or of `default` when it names none. `null` is an
+    /// empty result, as plugins print it. An unknown version is code 1; anything that is no result
+    /// is code 6, with the position.
     pub fn parse(v: &Value, default: Version) -> Result<Self, CniError> {
         let map = match v {
             Value::Null => return Ok(Self::default()),
@@ -103,9 +104,11 @@ impl CniResult {
         read(&view, version).map_err(undecodable)
     }
 
-    /// Writes the result for `version`, with the keys in the order the reference plugins write them. What an older version cannot say is
-    /// left out: up to 0.4.0 MTU, socket and PCI id of interfaces, up to 0.2.0 interfaces, all but the first address of a family, and what a
-    /// route holds beside destination and gateway. Up to 0.2.0 a result without any address is an error (code 1).
+    /// Writes the result for `version`, with the keys in the order the reference plugins write
+    /// them. What an older version cannot say is left out: up to 0.4.0 MTU, socket and PCI id of
+    /// interfaces, up to 0.2.0 interfaces, all but the first address of a family, and what a route
+    /// holds beside destination and gateway. Up to 0.2.0 a result without any address is an error
+    /// (code 1).
     pub fn to_json(&self, version: Version) -> Result<Value, CniError> {
         let mut out = Map::new();
         out.insert("cniVersion".into(), version.as_str().into());
@@ -501,6 +504,15 @@ mod tests {
         assert_eq!(capitals.ips[0].address.to_string(), "10.0.0.9/16");
         assert_eq!(capitals.ips[0].gateway, None);
         assert_eq!(capitals.dns.search, ["x"]);
+    }
+
+    #[test]
+    fn zero_is_not_set_where_go_leaves_it_out_and_a_value_elsewhere() {
+        let zeros = json!({"interfaces": [{"name": "a", "mtu": 0}],
+            "routes": [{"dst": "::/0", "mtu": 0, "advmss": 0, "priority": 0, "table": 0, "scope": 0}]});
+        let read = CniResult::parse(&zeros, Version::V1_1_0).unwrap();
+        assert_eq!(read.interfaces[0].mtu, None);
+        assert_eq!(read.routes[0], Route { table: Some(0), scope: Some(0), ..Route::to("::/0".parse().unwrap()) });
     }
 
     #[test]

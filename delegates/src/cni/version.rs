@@ -1,5 +1,5 @@
-//! The versions of the CNI specification, in their order. Nothing here knows what differs between them: that is with the
-//! results and requests that do.
+//! The versions of the CNI specification, in their order. Nothing here knows what differs between
+//! them: that is with the results and requests that do.
 
 use std::fmt;
 
@@ -8,14 +8,20 @@ use super::names::shown;
 
 /// A version of the CNI specification.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[allow(missing_docs)]
 pub enum Version {
+    /// The first; also what an absent `cniVersion` means.
     V0_1_0,
+    /// Adds VERSION.
     V0_2_0,
+    /// Adds lists of plugins and results with interfaces.
     V0_3_0,
+    /// Mends a word in 0.3.0.
     V0_3_1,
+    /// Adds CHECK, and `prevResult` on DEL.
     V0_4_0,
+    /// Takes away single configurations and `version` in results.
     V1_0_0,
+    /// Adds GC, STATUS and `cniVersions`, and details of interfaces and routes.
     V1_1_0,
 }
 

@@ -1,5 +1,6 @@
-//! Typed reading of one JSON object. Keys match whatever their case, the last duplicate wins and `null` is absent, as in
-//! Go, so what works with the reference plugins works here; every error carries the key's whole path and what is accepted.
+//! Typed reading of one JSON object. Keys match whatever their case, the last duplicate wins and
+//! `null` is absent, as in Go, so what works with the reference plugins works here; every error
+//! carries the key's whole path and what is accepted.
 
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
@@ -48,7 +49,8 @@ impl<'a> View<'a> {
         self.typed(k, "true or false", Value::as_bool)
     }
 
-    /// A boolean, also written as the string "true" or "false" in any case (libcni's reading of list-level switches).
+    /// A boolean, also written as the string "true" or "false" in any case (libcni's reading of
+    /// list-level switches).
     pub fn lenient_bool(&self, k: &str) -> Result<bool, ConfigError> {
         let read = |value: &Value| match value {
             Value::Bool(b) => Some(*b),
@@ -122,7 +124,8 @@ impl<'a> View<'a> {
             .transpose()
     }
 
-    /// An address with its prefix length; host bits are kept. An empty string is an error, as it is to Go.
+    /// An address with its prefix length; host bits are kept. An empty string is an error, as it is
+    /// to Go.
     pub fn net(&self, k: &str) -> Result<Option<IpNet>, ConfigError> {
         self.string(k)?
             .map(|s| s.parse().map_err(|_| self.error(k, format!("must be ADDRESS/PREFIX, not {}", shown(s)))))
@@ -170,7 +173,8 @@ pub(crate) fn find<'a>(map: &'a Map<String, Value>, key: &str) -> Option<&'a Val
     map.iter().rev().find(|(k, value)| k.eq_ignore_ascii_case(key) && !value.is_null()).map(|(_, value)| value)
 }
 
-/// What a value is, for an error line. Contents are shown of short scalars alone: the rest may be long, or secret.
+/// What a value is, for an error line. Contents are shown of short scalars alone: the rest may be
+/// long, or secret.
 pub(crate) fn kind(value: &Value) -> String {
     match value {
         Value::Null => "null".into(),

@@ -1,5 +1,6 @@
-//! A child process with its group and its three pipes, run to its end or to a deadline by one thread that never blocks on
-//! a pipe. It knows nothing of CNI; a group that is dropped before its end is killed.
+//! A child process with its group and its three pipes, run to its end or to a deadline by one
+//! thread that never blocks on a pipe. It knows nothing of CNI; a group that is dropped before its
+//! end is killed.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -74,8 +75,8 @@ impl Group {
         self.id
     }
 
-    /// Writes `stdin`, reads what is printed, and waits for the process itself to end. Whoever else still holds the pipes then (a
-    /// daemon it started) is not waited for.
+    /// Writes `stdin`, reads what is printed, and waits for the process itself to end. Whoever else
+    /// still holds the pipes then (a daemon it started) is not waited for.
     pub fn run(mut self, stdin: &[u8], deadline: Instant) -> Result<Collected, Interruption> {
         let Some(child) = self.child.as_mut() else {
             return Err(io::Error::from(ErrorKind::NotFound).into());
@@ -99,7 +100,8 @@ impl Group {
     }
 }
 
-/// A process that closed its pipes is gone within microseconds; one that lives on without them is looked at now and then.
+/// A process that closed its pipes is gone within microseconds; one that lives on without them is
+/// looked at now and then.
 const SHORTEST_PAUSE: Duration = Duration::from_micros(50);
 const LONGEST_PAUSE: Duration = Duration::from_millis(20);
 
@@ -109,7 +111,8 @@ impl Drop for Group {
             return;
         };
         if let Ok(id) = i32::try_from(self.id) {
-            // Not reaped yet, so the ids are still its own. The group is gone when ESRCH says so; both are tried, for it may have left its group.
+            // Not reaped yet, so the ids are still its own. The group is gone when ESRCH says so;
+            // both are tried, for it may have left its group.
             let _ = killpg(Pid::from_raw(id), Signal::SIGKILL);
             let _ = kill(Pid::from_raw(id), Signal::SIGKILL);
         }
@@ -126,7 +129,8 @@ impl Drop for Group {
     }
 }
 
-/// Our ends of the pipes, none of which blocks; each is closed as soon as it has nothing more to move.
+/// Our ends of the pipes, none of which blocks; each is closed as soon as it has nothing more to
+/// move.
 struct Pipes<'a> {
     stdin: Option<ChildStdin>,
     to_write: &'a [u8],
@@ -170,8 +174,8 @@ impl<'a> Pipes<'a> {
         Ok(wrote || printed || said)
     }
 
-    /// Takes what the ended process left in the pipes, and closes them. That is never more than the pipes hold; a daemon that
-    /// goes on writing is not followed further.
+    /// Takes what the ended process left in the pipes, and closes them. That is never more than the
+    /// pipes hold; a daemon that goes on writing is not followed further.
     fn drain(&mut self) -> Result<(), Interruption> {
         self.stdin = None;
         for _ in 0..LARGEST_PIPE / CHUNK {
@@ -207,7 +211,8 @@ impl<'a> Pipes<'a> {
         Ok(moved)
     }
 
-    /// Waits until something can be moved, but no longer than `timeout` (rounded up to a millisecond while a pipe is open).
+    /// Waits until something can be moved, but no longer than `timeout` (rounded up to a
+    /// millisecond while a pipe is open).
     fn wait(&self, timeout: Duration) -> io::Result<()> {
         let input = self.stdin.iter().map(|stdin| PollFd::new(stdin.as_fd(), PollFlags::POLLOUT));
         let stdout = self.stdout.iter().map(|stdout| PollFd::new(stdout.as_fd(), PollFlags::POLLIN));
@@ -229,7 +234,8 @@ fn access_mode(fd: BorrowedFd<'_>) -> nix::Result<OFlag> {
     Ok(OFlag::from_bits_truncate(fcntl(fd, FcntlArg::F_GETFL)?))
 }
 
-/// Reads what is there, at most [`CHUNK`] bytes a call and never past `max` in all; closes the pipe at its end. Whether anything was read.
+/// Reads what is there, at most [`CHUNK`] bytes a call and never past `max` in all; closes the pipe
+/// at its end. Whether anything was read.
 fn read_available(pipe: &mut Option<impl Read>, into: &mut Vec<u8>, max: usize) -> io::Result<bool> {
     let Some(reader) = pipe.as_mut() else {
         return Ok(false);
@@ -248,5 +254,42 @@ fn read_available(pipe: &mut Option<impl Read>, into: &mut Vec<u8>, max: usize) 
         }
         Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => Ok(false),
         Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::CommandExt;
+    use std::process::{Command, Stdio};
+
+    use super::*;
+
+    fn shell(script: &str) -> Group {
+        let piped = Stdio::piped;
+        let child = Command::new("/bin/sh")
+            .args(["-c", script])
+            .stdin(piped())
+            .stdout(piped())
+            .stderr(piped())
+            .process_group(0)
+            .spawn();
+        Group::new(child.unwrap())
+    }
+
+    #[test]
+    fn of_stderr_the_end_is_kept() {
+        let soon = Instant::now() + Duration::from_secs(20);
+        let collected = shell("head -c 300000 /dev/zero >&2; echo end >&2").run(b"", soon).ok().unwrap();
+        assert!(collected.stderr.ends_with(b"\0\0end\n"));
+        assert_eq!(collected.stderr.len(), STDERR_KEPT);
+    }
+
+    #[test]
+    fn a_group_that_is_dropped_is_killed() {
+        let group = shell("sleep 600");
+        let id = group.id();
+        drop(group);
+        let gone = kill(Pid::from_raw(i32::try_from(id).unwrap()), None);
+        assert_eq!(gone, Err(nix::errno::Errno::ESRCH));
     }
 }

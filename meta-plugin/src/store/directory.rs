@@ -40,12 +40,7 @@ impl DirectoryStore {
     /// # Errors
     /// Code 7: the folder itself cannot be read.
     pub fn read(folder: &Path) -> Result<Self, CniError> {
-        let mut store = Self {
-            folder: folder.to_owned(),
-            pods: HashMap::new(),
-            networks: HashMap::new(),
-            unreadable: Vec::new(),
-        };
+        let mut store = Self::empty(folder);
         let files = manifest_files(folder).map_err(|e| {
             CniError::new(code::CONFIG, format!("manifestDir {}: {e}", folder.display()))
                 .with_details("set \"manifestDir\" to a folder of pod and definition manifests")
@@ -56,6 +51,12 @@ impl DirectoryStore {
             }
         }
         Ok(store)
+    }
+
+    /// The store of a folder that could not be read: it holds nothing, and still knows where statuses are.
+    #[must_use]
+    pub fn empty(folder: &Path) -> Self {
+        Self { folder: folder.to_owned(), pods: HashMap::new(), networks: HashMap::new(), unreadable: Vec::new() }
     }
 
     fn add_file(&mut self, file: &Path) -> Result<(), String> {
@@ -95,8 +96,11 @@ impl DirectoryStore {
         match objects.get(&(namespace.to_owned(), name.to_owned())) {
             Some(found) if found.files.len() > 1 => {
                 let files: Vec<String> = found.files.iter().map(|f| f.display().to_string()).collect();
-                Err(CniError::new(code::CONFIG, format!("{kind} {namespace}/{name} is in more than one manifest: {}", files.join(", ")))
-                    .with_details("remove all but one"))
+                Err(CniError::new(
+                    code::CONFIG,
+                    format!("{kind} {namespace}/{name} is in more than one manifest: {}", files.join(", ")),
+                )
+                .with_details("remove all but one"))
             }
             Some(found) => Ok(Some(&found.object)),
             None => match self.unreadable.first() {

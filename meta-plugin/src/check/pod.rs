@@ -1,0 +1,236 @@
+//! Checks of what a pod asks of a network: whether it may name it, and by which way the network can honour the request.
+
+use std::collections::BTreeSet;
+
+use musubi_crds::{Bandwidth, NetworkSelection};
+use musubi_delegates::cni::{CniError, ConfList, NetConf, code};
+use serde_json::{Map, Value, json};
+
+use crate::config::Config;
+
+/// Bits a burst may hold where none is asked for: what the kubelet's runtimes send, and the bandwidth plugin accepts.
+const UNLIMITED_BURST: u64 = u32::MAX as u64;
+/// External plugins that take a MAC from `CNI_ARGS`.
+const MAC_FROM_ARGS: &[&str] = &["bridge", "macvlan", "tap", "tuning", "ovs", "cnv-bridge", "cnv-tuning", "ib-sriov"];
+/// IPAM plugins that take addresses from `CNI_ARGS`.
+const IP_FROM_ARGS: &[&str] = &["host-local", "static", "whereabouts"];
+/// Types of the reference plugins, which take nothing else from `CNI_ARGS`.
+const KNOWN_TYPES: &[&str] = &[
+    "ipvlan",
+    "vlan",
+    "vxlan",
+    "ptp",
+    "loopback",
+    "host-device",
+    "dummy",
+    "vrf",
+    "sbr",
+    "portmap",
+    "bandwidth",
+    "firewall",
+    "dhcp",
+    "sriov",
+    "bond",
+    "rdma",
+    "route-override",
+    "passthru",
+];
+
+/// Refuses a definition of another namespace where the configuration isolates namespaces.
+///
+/// # Errors
+/// Code 7.
+pub fn isolation(
+    config: &Config,
+    pod_namespace: &str,
+    target: &str,
+    also_allowed: Option<&str>,
+) -> Result<(), CniError> {
+    let allowed = !config.namespace_isolation
+        || target == pod_namespace
+        || config.global_namespaces.contains(target)
+        || also_allowed == Some(target);
+    if allowed {
+        return Ok(());
+    }
+    Err(CniError::new(
+        code::CONFIG,
+        format!("namespace isolation: a pod of namespace {pod_namespace} may not use a network of namespace {target}"),
+    )
+    .with_details("use a definition of the pod's own namespace, or let \"globalNamespaces\" list the other"))
+}
+
+/// How a selection's requests reach the plugins of its chain.
+#[derive(Debug, Default, PartialEq)]
+pub struct Requests {
+    /// `runtimeConfig`, by capability.
+    pub runtime_config: Map<String, Value>,
+    /// Pairs added to `CNI_ARGS`.
+    pub args: Vec<(String, String)>,
+    /// What may not be honoured after all, one line each.
+    pub warnings: Vec<String>,
+}
+
+/// Finds the way of each request: by capability where a plugin of the chain declares it, else an address or MAC in
+/// `CNI_ARGS` where one reads it there.
+///
+/// # Errors
+/// Code 7: nothing in the chain can honour a request.
+pub fn requests(config: &Config, selection: &NetworkSelection, list: &ConfList) -> Result<Requests, CniError> {
+    let mut requests = Requests::default();
+    if !selection.ips.is_empty() {
+        let ips: Vec<String> = selection.ips.iter().map(ToString::to_string).collect();
+        let readers = Readers::of(list, |plugin| ipam_type(plugin), IP_FROM_ARGS);
+        let value = Value::from(ips.clone());
+        requests.address(config, list, Travel { capability: "ips", argument: "IP", readers }, value, ips.join(","))?;
+    }
+    if let Some(mac) = selection.mac {
+        let readers = Readers::of(list, |plugin| plugin.plugin_type().ok(), MAC_FROM_ARGS);
+        let value = mac.to_string();
+        requests.address(config, list, Travel { capability: "mac", argument: "MAC", readers }, json!(value), value)?;
+    }
+    if !selection.port_mappings.is_empty() {
+        let mappings = selection.port_mappings.iter().map(musubi_crds::PortMapping::to_json).collect();
+        requests.capability(list, "portMappings", Value::Array(mappings))?;
+    }
+    if let Some(bandwidth) = &selection.bandwidth {
+        requests.capability(list, "bandwidth", with_bursts(bandwidth))?;
+    }
+    if let Some(guid) = &selection.infiniband_guid {
+        requests.capability(list, "infinibandGUID", guid.to_string().into())?;
+    }
+    if let Some(device) = &selection.device_id {
+        requests.runtime_config.insert("deviceID".to_owned(), device.as_str().into());
+    }
+    Ok(requests)
+}
+
+impl Requests {
+    fn capability(&mut self, list: &ConfList, capability: &str, value: Value) -> Result<(), CniError> {
+        if !declares(list, capability) {
+            return Err(CniError::new(
+                code::CONFIG,
+                format!("key \"{capability}\": no plugin of the network declares the capability \"{capability}\""),
+            )
+            .with_details(format!(
+                "add \"capabilities\": {{\"{capability}\": true}} to the plugin that honours it, or remove the request"
+            )));
+        }
+        self.runtime_config.insert(capability.to_owned(), value);
+        Ok(())
+    }
+
+    fn address(
+        &mut self,
+        config: &Config,
+        list: &ConfList,
+        travel: Travel,
+        value: Value,
+        text: String,
+    ) -> Result<(), CniError> {
+        let Travel { capability, argument, readers } = travel;
+        if declares(list, capability) {
+            return self.capability(list, capability, value);
+        }
+        let refusal = |why: &str| {
+            Err(CniError::new(code::CONFIG, format!("key \"{capability}\": {why}")).with_details(format!(
+                "add \"capabilities\": {{\"{capability}\": true}} to the plugin that honours it, or remove the request"
+            )))
+        };
+        match readers {
+            Readers::None => refusal(&format!(
+                "no plugin of the network declares the capability \"{capability}\" or reads {argument} from CNI_ARGS"
+            )),
+            _ if !config.legacy_cni_args => refusal(&format!(
+                "no plugin of the network declares the capability \"{capability}\", and \"legacyCniArgs\" is false"
+            )),
+            Readers::Known => {
+                self.args.push((argument.to_owned(), text));
+                Ok(())
+            }
+            Readers::Unknown(plugin_type) => {
+                self.warnings.push(format!(
+                    "key \"{capability}\" is passed as {argument} in CNI_ARGS; whether \"{plugin_type}\" reads it there is not known"
+                ));
+                self.args.push((argument.to_owned(), text));
+                Ok(())
+            }
+        }
+    }
+}
+
+struct Travel {
+    capability: &'static str,
+    argument: &'static str,
+    readers: Readers,
+}
+
+/// Whether a plugin of the chain reads an argument from `CNI_ARGS`.
+enum Readers {
+    /// One that does.
+    Known,
+    /// One of a type nobody has told us about.
+    Unknown(String),
+    /// None.
+    None,
+}
+
+impl Readers {
+    fn of<'a>(list: &'a ConfList, type_of: impl Fn(&'a NetConf) -> Option<&'a str>, reading: &[&str]) -> Self {
+        let types: Vec<&str> = list.plugins.iter().filter_map(type_of).collect();
+        if types.iter().any(|t| reading.contains(t)) {
+            return Self::Known;
+        }
+        let foreign =
+            |t: &&&str| !KNOWN_TYPES.contains(*t) && !IP_FROM_ARGS.contains(*t) && !MAC_FROM_ARGS.contains(*t);
+        types.iter().find(foreign).map_or(Self::None, |t| Self::Unknown((*t).to_owned()))
+    }
+}
+
+fn ipam_type(plugin: &NetConf) -> Option<&str> {
+    let view = plugin.view();
+    let ipam = view.object("ipam").ok()??;
+    ipam.string("type").ok()?.filter(|t| !t.is_empty())
+}
+
+fn declares(list: &ConfList, capability: &str) -> bool {
+    list.plugins.iter().any(|plugin| plugin.has_capability(capability))
+}
+
+/// The bandwidth plugin wants a burst beside each rate (multi-net 4.1.2.1 lets us choose it).
+fn with_bursts(bandwidth: &Bandwidth) -> Value {
+    let fill = |rate: Option<u64>, burst: Option<u64>| burst.or(rate.map(|_| UNLIMITED_BURST));
+    Bandwidth {
+        ingress_burst: fill(bandwidth.ingress_rate, bandwidth.ingress_burst),
+        egress_burst: fill(bandwidth.egress_rate, bandwidth.egress_burst),
+        ..bandwidth.clone()
+    }
+    .to_json()
+}
+
+/// Refuses more than one default route of a family over the whole pod. A list without gateways takes what its network's
+/// IPAM returns, of either family.
+///
+/// # Errors
+/// Code 7.
+pub fn one_default_route<'a>(
+    requests: impl Iterator<Item = (&'a str, &'a [std::net::IpAddr])>,
+) -> Result<(), CniError> {
+    let mut taken: BTreeSet<bool> = BTreeSet::new();
+    for (network, gateways) in requests {
+        let families: BTreeSet<bool> = if gateways.is_empty() {
+            BTreeSet::from([true, false])
+        } else {
+            gateways.iter().map(|g| g.is_ipv4()).collect()
+        };
+        if !taken.is_disjoint(&families) || families.len() < gateways.len() {
+            return Err(CniError::new(
+                code::CONFIG,
+                format!("network {network}: key \"default-route\": a pod has one default route for each of IPv4 and IPv6, and this would be another"),
+            )
+            .with_details("leave \"default-route\" on one network of each family, with one gateway"));
+        }
+        taken.extend(families);
+    }
+    Ok(())
+}

@@ -1,0 +1,155 @@
+//! `musubi explain`: the plan of a pod, by the very code that ADD plans with.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::Args;
+use musubi_delegates::cni::{CniError, ConfList, InterfaceName, NetConf, Version, code};
+use musubi_delegates::registry::Runs;
+use serde_json::{Map, Value, json};
+
+use super::{Format, print, print_json, table};
+use crate::config::{Config, OUR_TYPE};
+use crate::networks;
+use crate::plan::{Plan, Planned, plan};
+use crate::store::{DirectoryStore, Store};
+
+/// Options of `musubi explain`.
+#[derive(Args)]
+pub struct Options {
+    /// The pod's name
+    #[arg(value_name = "POD")]
+    pod: String,
+    /// Its namespace
+    #[arg(short, long, value_name = "NS", default_value = "default")]
+    namespace: String,
+    /// Musubi's CNI configuration, or a configuration list that holds one
+    #[arg(long, value_name = "CONF")]
+    config: PathBuf,
+    /// Folder of pod and definition manifests [default: the configuration's manifestDir]
+    #[arg(long, value_name = "DIR")]
+    manifests: Option<PathBuf>,
+    /// How to print
+    #[arg(short, long, value_name = "FORMAT", default_value = "table")]
+    output: Format,
+}
+
+pub(super) fn run(options: &Options) -> anyhow::Result<ExitCode> {
+    let bytes = std::fs::read(&options.config).with_context(|| format!("--config {}", options.config.display()))?;
+    match explain(options, &bytes) {
+        Ok(plan) => {
+            let pod = format!("{}/{}", options.namespace, options.pod);
+            match options.output {
+                Format::Json => print_json(&to_json(&pod, &plan))?,
+                Format::Table => print(&to_text(&pod, &plan))?,
+            }
+            Ok(ExitCode::SUCCESS)
+        }
+        Err(error) => {
+            print_json(&error.to_json(Version::LATEST))?;
+            Ok(ExitCode::FAILURE)
+        }
+    }
+}
+
+fn explain(options: &Options, bytes: &[u8]) -> Result<Plan, CniError> {
+    let mut config = Config::parse(&own_configuration(bytes)?)?;
+    if let Some(folder) = &options.manifests {
+        config.manifest_dir = Some(folder.clone());
+    }
+    let folder = config.manifest_dir.as_ref().ok_or_else(|| {
+        CniError::new(code::CONFIG, "no place to read the pod from")
+            .with_details("give --manifests DIR, or set \"manifestDir\" in the configuration")
+    })?;
+    let store = DirectoryStore::read(folder)?;
+    let pod = store.pod(&options.namespace, &options.pod)?.ok_or_else(|| {
+        CniError::new(
+            code::TRY_AGAIN,
+            format!("pod {}/{} is in no manifest of {}", options.namespace, options.pod, folder.display()),
+        )
+    })?;
+    let mut plan = plan(&config, networks::look_up(&config, Some(&pod), &store)?, &InterfaceName::parse("eth0")?)?;
+    plan.warnings.extend(store.warnings());
+    if pod.host_network {
+        plan.warnings.push("the pod uses the host's network: it is attached to none of these".to_owned());
+    }
+    Ok(plan)
+}
+
+/// Our configuration in a file: alone, or the one of our type in a list, with the list's name and version.
+fn own_configuration(bytes: &[u8]) -> Result<NetConf, CniError> {
+    let whole = NetConf::parse(bytes)?;
+    if whole.get("plugins").is_none() {
+        return Ok(whole);
+    }
+    let list = ConfList::from_map(whole.0)?;
+    let ours = list.plugins.iter().position(|plugin| plugin.plugin_type().is_ok_and(|t| t == OUR_TYPE));
+    let position = ours
+        .ok_or_else(|| CniError::new(code::CONFIG, "the configuration list holds no plugin of \"type\": \"musubi\""))?;
+    list.request(position, None, &Map::new())
+}
+
+fn to_json(pod: &str, plan: &Plan) -> Value {
+    let attachments: Vec<Value> = plan.attachments.iter().map(attachment).collect();
+    json!({"pod": pod, "attachments": attachments, "warnings": plan.warnings})
+}
+
+fn attachment(planned: &Planned) -> Value {
+    let delegates: Vec<Value> = planned
+        .delegates
+        .iter()
+        .map(|delegate| {
+            let (runs, why) = runs(&delegate.runs);
+            json!({"type": delegate.plugin_type, "runs": runs, "why": why, "config": delegate.conf.0})
+        })
+        .collect();
+    let args: Map<String, Value> = planned.args.iter().map(|(k, v)| (k.clone(), v.as_str().into())).collect();
+    let routes: Vec<String> = planned.default_route.iter().flatten().map(ToString::to_string).collect();
+    json!({
+        "network": planned.network,
+        "interface": planned.interface.as_str(),
+        "default": planned.default,
+        "delegates": delegates,
+        "cniArgs": args,
+        "defaultRoute": routes,
+    })
+}
+
+fn runs(runs: &Runs) -> (&'static str, &str) {
+    match runs {
+        Runs::Native(_) => ("native", "bundled"),
+        Runs::External { why, .. } => ("external", why),
+    }
+}
+
+fn to_text(pod: &str, plan: &Plan) -> String {
+    let rows = plan.attachments.iter().flat_map(|planned| {
+        planned.delegates.iter().enumerate().map(|(index, delegate)| {
+            let (runs, why) = runs(&delegate.runs);
+            let first = |text: String| if index == 0 { text } else { String::new() };
+            let extra = planned.args.iter().map(|(k, v)| format!("{k}={v}"));
+            let routes = planned.default_route.iter().map(|gateways| match gateways.as_slice() {
+                [] => "default route".to_owned(),
+                some => {
+                    format!("default route by {}", some.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "))
+                }
+            });
+            vec![
+                first(planned.interface.to_string()),
+                first(format!("{}{}", planned.network, if planned.default { " (default)" } else { "" })),
+                delegate.plugin_type.clone(),
+                format!("{runs}: {why}"),
+                first(extra.chain(routes).collect::<Vec<_>>().join(", ")),
+            ]
+        })
+    });
+    let mut text = format!("pod {pod}\n\n{}", table(&["INTERFACE", "NETWORK", "PLUGIN", "RUNS", "REQUESTED"], rows));
+    for warning in &plan.warnings {
+        text.push_str(&format!("\nwarning: {warning}"));
+    }
+    if !plan.warnings.is_empty() {
+        text.push('\n');
+    }
+    text
+}

@@ -1,0 +1,61 @@
+//! `musubi gc`: shows, and unless it is a dry run releases, what pods that are gone have left behind.
+
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use serde_json::json;
+
+use super::{Format, State, print, print_json, table};
+use crate::engine::gc::{Stale, find_stale};
+
+/// Options of `musubi gc`.
+#[derive(Args)]
+pub struct Options {
+    #[command(flatten)]
+    state: State,
+    /// Only show what would be released
+    #[arg(long)]
+    dry_run: bool,
+    /// Only what earlier DELs could not release
+    #[arg(long, hide = true)]
+    orphans_only: bool,
+    /// How to print
+    #[arg(short, long, value_name = "FORMAT", default_value = "table")]
+    output: Format,
+}
+
+pub(super) fn run(options: &Options) -> anyhow::Result<ExitCode> {
+    let state_dir = &options.state.state_dir;
+    let mut stale = find_stale(state_dir)?;
+    stale.retain(|left| left.orphan || !options.orphans_only);
+    let mut failures = Vec::new();
+    if !options.dry_run {
+        for left in &stale {
+            let deadline = Instant::now() + Duration::from_secs(90);
+            if let Err(error) = left.release(state_dir, deadline) {
+                failures.push(format!("container {}: {error}", left.key.container_id));
+            }
+        }
+    }
+    match options.output {
+        Format::Json => print_json(&json!({"stale": stale.iter().map(Stale::to_json).collect::<Vec<_>>()}))?,
+        Format::Table if stale.is_empty() => print("nothing is left behind\n")?,
+        Format::Table => {
+            let rows = stale.iter().map(|left| {
+                vec![
+                    left.key.container_id.chars().take(12).collect(),
+                    left.pod.clone(),
+                    left.reason.clone(),
+                    left.resources.join(", "),
+                ]
+            });
+            let verb = if options.dry_run { "would be released" } else { "released" };
+            print(&table(&["CONTAINER", "POD", "REASON", verb], rows))?;
+        }
+    }
+    if failures.is_empty() {
+        return Ok(ExitCode::SUCCESS);
+    }
+    anyhow::bail!("{}", failures.join("\n"))
+}

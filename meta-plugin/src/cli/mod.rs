@@ -1,0 +1,127 @@
+//! The command line: one file a command. All printing goes through [`Printer`].
+
+pub mod delegate;
+mod explain;
+mod gc;
+mod status;
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use comfy_table::{Table, presets};
+use serde_json::Value;
+
+/// Where records are, unless the configuration's `cniDir` says otherwise.
+pub const STATE_DIR: &str = "/var/lib/musubi";
+
+/// Several networks for one pod: a CNI meta-plugin, and the tools around it.
+#[derive(Parser)]
+#[command(
+    name = "musubi",
+    version,
+    about = "Several networks for one pod: a Kubernetes CNI meta-plugin, and the tools around it",
+    after_help = "A container runtime calls musubi as the CNI plugin of \"type\": \"musubi\", with CNI_COMMAND in its environment.\n\
+                  Called by the name of a bundled plugin (bridge, macvlan, ipvlan, vlan, vxlan, ptp, loopback, host-local, static),\n\
+                  by link or copy, it is that plugin alone.\n\n\
+                  First steps:\n  \
+                  musubi demo                                             see it work, without root\n  \
+                  musubi explain web --config 00-musubi.conf --manifests DIR   what a pod would get, and why\n  \
+                  musubi status                                           what pods have now"
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Show what ADD would do for a pod, without doing it
+    Explain(explain::Options),
+    /// List the networks that pods have, from the records of this node
+    Status(status::Options),
+    /// Release what pods that are gone have left behind
+    Gc(gc::Options),
+    /// Be one bundled CNI plugin alone: CNI variables in the environment, the configuration on stdin
+    Delegate {
+        /// One of bridge, macvlan, ipvlan, vlan, vxlan, ptp, loopback, host-local, static
+        #[arg(value_name = "TYPE")]
+        plugin_type: String,
+    },
+    /// Print the version and the CNI versions that are spoken
+    Version,
+}
+
+/// How a command prints.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// For reading
+    Table,
+    /// For programs
+    Json,
+}
+
+/// Options that several commands share.
+#[derive(Args)]
+pub(crate) struct State {
+    /// The state folder, cniDir of the configuration
+    #[arg(long, value_name = "DIR", default_value = STATE_DIR)]
+    pub(crate) state_dir: PathBuf,
+}
+
+/// Runs the command line.
+#[must_use]
+pub fn run() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(e) => {
+            let _ = e.print();
+            return ExitCode::from(if e.use_stderr() { 2 } else { 0 });
+        }
+    };
+    let outcome = match cli.command {
+        Command::Explain(options) => explain::run(&options),
+        Command::Status(options) => status::run(&options),
+        Command::Gc(options) => gc::run(&options),
+        Command::Delegate { plugin_type } => return delegate::run(&plugin_type),
+        Command::Version => version(),
+    };
+    match outcome {
+        Ok(code) => code,
+        Err(e) => {
+            let _ = writeln!(io::stderr(), "musubi: {e:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn version() -> anyhow::Result<ExitCode> {
+    let cni: Vec<&str> = musubi_delegates::cni::Version::ALL.iter().map(|v| v.as_str()).collect();
+    print(&format!("musubi {}\nCNI {}\n", env!("CARGO_PKG_VERSION"), cni.join(", ")))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Prints a text; a reader that closed its end early is no failure.
+pub(crate) fn print(text: &str) -> anyhow::Result<()> {
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        other => Ok(other?),
+    }
+}
+
+/// Prints a value as indented JSON.
+pub(crate) fn print_json(value: &Value) -> anyhow::Result<()> {
+    print(&format!("{value:#}\n"))
+}
+
+/// A table without lines, as `kubectl` prints them.
+pub(crate) fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_header(header);
+    for row in rows {
+        table.add_row(row);
+    }
+    table.lines().map(|line| format!("{}\n", line.trim_end())).collect()
+}

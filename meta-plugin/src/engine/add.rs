@@ -1,0 +1,348 @@
+//! ADD: plan, record, then one network after the other. When one fails, it and all before it are taken back.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+
+use musubi_delegates::cni::{CniArgs, CniError, CniResult, Command, ContainerId, InterfaceName, code};
+use musubi_delegates::external;
+use musubi_delegates::netns::Namespace;
+use musubi_delegates::registry::Runs;
+use serde_json::Value;
+
+use super::teardown::Teardown;
+use super::{Operation, Target, default_route, delegate_failed, gc, refuse_host_namespace};
+use crate::check::definition;
+use crate::config::StatusFor;
+use crate::lock::ContainerLock;
+use crate::networks;
+use crate::plan::{self, Plan, Planned};
+use crate::record::{self, Attached, Key, PodName, Record, RecordedDelegate, Running, State, Stored};
+use crate::status;
+use crate::store::Pod;
+
+impl Operation<'_> {
+    pub(super) fn add(&self) -> Result<Value, CniError> {
+        self.wait_until_ready()?;
+        let pod = self.find_pod()?;
+        let interface = self.request.interface()?;
+        let plan =
+            plan::plan(&self.config, networks::look_up(&self.config, pod.as_ref(), self.store.as_ref())?, interface)?;
+        for warning in plan.warnings.iter().skip(self.config.warnings.len()) {
+            tracing::warn!("{warning}");
+        }
+        let netns = self.request.netns()?;
+        let sandbox = Namespace::open(netns)?.ok_or_else(|| {
+            CniError::new(code::NAMESPACE, format!("network namespace {} does not exist", netns.display()))
+        })?;
+        refuse_host_namespace(&sandbox, &self.host)?;
+        let binaries = self.find_binaries(&plan)?;
+        let container = self.request.container_id()?;
+        let lock = ContainerLock::take(&self.config.cni_dir, container, self.deadline)?;
+        gc::release_earlier_boots(&self.config.cni_dir, container, self.deadline)?;
+        let key = Key::new(container, interface, &self.own_network()?);
+        self.clear_earlier(&key, &sandbox, &lock)?;
+        interfaces_are_free(&plan, &sandbox)?;
+
+        let mut record = self.new_record(&key, pod.as_ref(), &plan, &sandbox);
+        self.records.write(&record, !binaries.is_empty())?;
+        let mut adding = Adding { operation: self, container, sandbox: &sandbox, lock: &lock, binaries };
+        match adding.all(&plan, &mut record, pod.as_ref()) {
+            Ok(value) => Ok(value),
+            Err(error) => Err(self.take_back(record, &sandbox, &lock, error)),
+        }
+    }
+
+    /// The pod that the runtime names; none when it names none.
+    fn find_pod(&self) -> Result<Option<Pod>, CniError> {
+        let argument = |key| self.request.args.get(key).filter(|v| !v.is_empty());
+        let (Some(name), Some(namespace)) = (argument("K8S_POD_NAME"), argument("K8S_POD_NAMESPACE")) else {
+            return Ok(None);
+        };
+        if self.config.manifest_dir.is_none() {
+            return Ok(None);
+        }
+        let pod = self.store.pod(namespace, name)?.ok_or_else(|| {
+            CniError::new(code::TRY_AGAIN, format!("pod {namespace}/{name} is not known"))
+                .with_details("its manifest is not in the store yet, or it has been deleted")
+        })?;
+        match argument("K8S_POD_UID") {
+            Some(uid) if !pod.uid.is_empty() && pod.uid != uid && !is_static(&pod) => Err(CniError::new(
+                code::TRY_AGAIN,
+                format!("pod {namespace}/{name} has uid {}, the runtime asks for {uid}", pod.uid),
+            )
+            .with_details("the pod was created anew under its old name; the runtime tries again with the new one")),
+            _ => Ok(Some(pod)),
+        }
+    }
+
+    /// The programs of all plugins that are not ours, found before anything is touched.
+    fn find_binaries(&self, plan: &Plan) -> Result<HashMap<String, PathBuf>, CniError> {
+        let mut binaries = HashMap::new();
+        for planned in &plan.attachments {
+            for delegate in &planned.delegates {
+                let Runs::External { refused, .. } = &delegate.runs else { continue };
+                if binaries.contains_key(&delegate.plugin_type) {
+                    continue;
+                }
+                let found = external::find(&delegate.plugin_type, &self.path).map_err(|e| {
+                    // What our own delegate has against the configuration says more than that nobody else is there.
+                    let error = refused.clone().map_or(e, CniError::from);
+                    definition::in_network(&planned.network, error)
+                })?;
+                binaries.insert(delegate.plugin_type.clone(), found);
+            }
+        }
+        Ok(binaries)
+    }
+
+    /// A record of the same attachment: one that was never finished, or whose namespace is another, is cleared away;
+    /// one that stands means that the runtime has not called DEL (CNI 1.1 §ADD).
+    fn clear_earlier(&self, key: &Key, sandbox: &Namespace, lock: &ContainerLock) -> Result<(), CniError> {
+        let Some(stored) = self.records.read(key)? else { return Ok(()) };
+        if let Stored::Whole(record) = &stored
+            && record.state == State::Attached
+            && record.is_of_this_boot()
+            && sandbox.identity.is_same(&record.namespace.into())
+        {
+            return Err(CniError::new(
+                code::DELEGATE,
+                format!("interface {} of container {} is attached already", key.interface, key.container_id),
+            )
+            .with_details("call DEL before the next ADD"));
+        }
+        let errors = self.tear_down_stored(&stored, lock);
+        match errors.into_iter().next() {
+            None => self.records.remove(key),
+            Some(error) => Err(error.context("what an earlier ADD left could not be removed")),
+        }
+    }
+
+    fn new_record(&self, key: &Key, pod: Option<&Pod>, plan: &Plan, sandbox: &Namespace) -> Record {
+        Record {
+            version: record::current_version(),
+            container_id: key.container_id.clone(),
+            network: key.network.clone(),
+            interface: key.interface.clone(),
+            pod: pod.map(|pod| PodName {
+                namespace: pod.namespace.clone(),
+                name: pod.name.clone(),
+                uid: pod.uid.clone(),
+            }),
+            netns: sandbox.path.clone(),
+            namespace: sandbox.identity.into(),
+            boot_id: record::boot_id(),
+            group: key.group(),
+            state: State::Adding,
+            since: record::now(),
+            args: self.request.args.to_string(),
+            path: self.path.clone(),
+            running: None,
+            failed_deletes: 0,
+            status_pending: false,
+            attachments: plan.attachments.iter().map(|planned| self.new_attached(planned)).collect(),
+        }
+    }
+
+    fn new_attached(&self, planned: &Planned) -> Attached {
+        Attached {
+            network: planned.network.clone(),
+            cni_name: planned.list.name.as_ref().map(ToString::to_string).unwrap_or_default(),
+            interface: planned.interface.to_string(),
+            default: planned.default,
+            cni_version: planned.list.version.to_string(),
+            disable_check: planned.list.disable_check,
+            args: self.arguments(planned).to_string(),
+            default_route: planned.default_route.clone(),
+            begun: false,
+            delegates: planned
+                .delegates
+                .iter()
+                .map(|delegate| RecordedDelegate {
+                    plugin_type: delegate.plugin_type.clone(),
+                    native: matches!(delegate.runs, Runs::Native(_)),
+                    config: Value::Object(delegate.conf.0.clone()).to_string(),
+                    begun: false,
+                })
+                .collect(),
+            result: None,
+            links: Vec::new(),
+        }
+    }
+
+    /// `CNI_ARGS` of a network's plugins: the runtime's as they came, and what was requested of this network.
+    fn arguments(&self, planned: &Planned) -> CniArgs {
+        let mut args = self.request.args.clone();
+        if !args.is_empty() || !planned.args.is_empty() {
+            // Plugins refuse keys they do not know without it, and K8S_POD_NAME is known to none of them.
+            if !args.ignore_unknown() {
+                args.set("IgnoreUnknown", "1");
+            }
+        }
+        for (key, value) in &planned.args {
+            args.set(key, value.clone());
+        }
+        args
+    }
+
+    /// Undoes a failed ADD. What cannot be undone stays in the record for DEL.
+    fn take_back(&self, record: Record, sandbox: &Namespace, lock: &ContainerLock, error: CniError) -> CniError {
+        let errors = Teardown { hands: self.hands(), lock: Some(lock), record: &record, pod: Some(sandbox) }.run();
+        let Some(first) = errors.first() else {
+            return match self.records.remove(&record.key()) {
+                Ok(()) => error,
+                Err(e) => undo_incomplete(&error, &e),
+            };
+        };
+        undo_incomplete(&error, first)
+    }
+}
+
+fn undo_incomplete(error: &CniError, undo: &CniError) -> CniError {
+    CniError::new(code::UNDO_INCOMPLETE, format!("{}; and undoing it failed: {}", error.msg, undo.msg)).with_details(
+        if error.details.is_empty() { "DEL undoes what is left".to_owned() } else { error.details.clone() },
+    )
+}
+
+/// A static pod's uid in the API is its mirror's, not the kubelet's.
+fn is_static(pod: &Pod) -> bool {
+    pod.annotations.contains_key("kubernetes.io/config.mirror")
+        || pod.annotations.get("kubernetes.io/config.source").is_some_and(|source| source != "api")
+}
+
+/// No interface may exist yet under a planned name; `loopback` works on one that always does.
+fn interfaces_are_free(plan: &Plan, sandbox: &Namespace) -> Result<(), CniError> {
+    for planned in &plan.attachments {
+        let name = planned.interface.as_str();
+        let makes_one = planned.delegates.first().is_some_and(|d| d.plugin_type != "loopback");
+        if makes_one && sandbox.netlink.link_by_name(name)?.is_some() {
+            return Err(musubi_delegates::interface::taken(name).context(format!("network {}", planned.network)));
+        }
+    }
+    Ok(())
+}
+
+/// The part of ADD that touches things.
+struct Adding<'a> {
+    operation: &'a Operation<'a>,
+    container: &'a ContainerId,
+    sandbox: &'a Namespace,
+    lock: &'a ContainerLock,
+    binaries: HashMap<String, PathBuf>,
+}
+
+impl Adding<'_> {
+    fn all(&mut self, plan: &Plan, record: &mut Record, pod: Option<&Pod>) -> Result<Value, CniError> {
+        for (position, planned) in plan.attachments.iter().enumerate() {
+            let result = self.network(planned, position, record)?;
+            record.attachments[position].set_result(&result)?;
+            self.operation.records.write(record, false)?;
+        }
+        default_route::select(self.sandbox, record)?;
+        self.publish(record, pod)?;
+        record.state = State::Attached;
+        record.since = record::now();
+        self.operation.records.write(record, false)?;
+        let default = record.attachments.first().and_then(Attached::result).unwrap_or_default();
+        default.to_json(self.operation.request.version)
+    }
+
+    /// Runs the chain of one network.
+    fn network(&mut self, planned: &Planned, position: usize, record: &mut Record) -> Result<CniResult, CniError> {
+        let operation = self.operation;
+        let args = operation.arguments(planned);
+        let network =
+            planned.list.name.as_ref().ok_or_else(|| CniError::new(code::CONFIG, "the network has no name"))?;
+        let target = Target {
+            container_id: self.container,
+            network,
+            version: planned.list.version,
+            interface: &planned.interface,
+            args: &args,
+            netns: Some(&self.sandbox.path),
+            pod: Some(self.sandbox),
+            group: record.group,
+        };
+        let mut previous: Option<CniResult> = None;
+        for (index, delegate) in planned.delegates.iter().enumerate() {
+            let failed = |e| delegate_failed(&planned.network, planned.interface.as_str(), &delegate.plugin_type, e);
+            let mut conf = delegate.conf.clone();
+            if let Some(previous) = &previous {
+                conf.insert("prevResult", previous.to_json(planned.list.version)?);
+            }
+            record.attachments[position].begun = true;
+            record.attachments[position].delegates[index].begun = true;
+            previous = match &delegate.runs {
+                Runs::Native(native) => {
+                    let at = operation.hands().attachment(&target, &conf, previous.as_ref());
+                    let added = native.add(&at).map_err(failed)?;
+                    record.attachments[position].links.extend(added.links.into_iter().map(Into::into));
+                    Some(added.result)
+                }
+                Runs::External { .. } => {
+                    let value =
+                        self.external(&delegate.plugin_type, &target, &conf.to_bytes(), record).map_err(failed)?;
+                    let result =
+                        value.map(|v| CniResult::parse(&v, planned.list.version)).transpose().map_err(failed)?;
+                    result.or(previous)
+                }
+            };
+        }
+        Ok(previous.unwrap_or_default())
+    }
+
+    /// Runs another's plugin. The record on disk names its process while it runs, and is synced before the next.
+    fn external(
+        &self,
+        plugin_type: &str,
+        target: &Target<'_>,
+        stdin: &[u8],
+        record: &mut Record,
+    ) -> Result<Option<Value>, CniError> {
+        let operation = self.operation;
+        let missing = || CniError::new(code::CONFIG, format!("plugin \"{plugin_type}\" was not looked up"));
+        let plugin = self.binaries.get(plugin_type).ok_or_else(missing)?;
+        operation.records.write(record, false)?;
+        let mut note = |pid: u32| {
+            let Some(start_time) = record::start_time(pid) else { return };
+            record.running = Some(Running { pid, start_time });
+            if let Err(e) = operation.records.write(record, false) {
+                tracing::warn!("{e}");
+            }
+        };
+        let outcome = operation.hands().exec(Command::Add, plugin, target, stdin, Some(self.lock), Some(&mut note));
+        record.running = None;
+        operation.records.write(record, true)?;
+        outcome
+    }
+
+    /// Writes the network-status. A pod that selects no networks can do without it for a while.
+    fn publish(&self, record: &mut Record, pod: Option<&Pod>) -> Result<(), CniError> {
+        let Some(pod) = pod else { return Ok(()) };
+        let config = &self.operation.config;
+        if config.status_for == StatusFor::Selected && !pod.selects_networks() {
+            return Ok(());
+        }
+        match self.operation.store.write_status(pod, &statuses(record)) {
+            Err(e) if !pod.selects_networks() => {
+                tracing::warn!("pod {}: {e}", pod.key());
+                record.status_pending = true;
+                Ok(())
+            }
+            other => other,
+        }
+    }
+}
+
+/// The network-status of a record: the default network's entries first, then in plan order.
+fn statuses(record: &Record) -> Vec<musubi_crds::NetworkStatus> {
+    let of = |attached: &Attached| {
+        let result = attached.result().unwrap_or_default();
+        status::entries(&attached.network, &attached.interface, attached.default, &result)
+    };
+    record.attachments.iter().flat_map(of).collect()
+}
+
+/// The name an interface of a record has, parsed again.
+pub(super) fn interface_of(attached: &Attached) -> Result<InterfaceName, CniError> {
+    InterfaceName::parse(&attached.interface)
+}

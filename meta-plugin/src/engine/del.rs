@@ -1,0 +1,169 @@
+//! DEL: from the record alone. It runs everything, collects every error, and fails only while repeating can help.
+
+use std::path::Path;
+
+use musubi_delegates::cni::{CniError, Command, code};
+use musubi_delegates::external;
+use musubi_delegates::netns::Namespace;
+use musubi_delegates::registry::Runs;
+use musubi_delegates::standalone;
+
+use super::{Operation, Target};
+use crate::lock::ContainerLock;
+use crate::networks;
+use crate::plan;
+use crate::record::{self, Key, Record, Stored};
+
+/// After this many failures with the namespace gone, DEL succeeds and what is left becomes an orphan.
+const TRIES: u32 = 3;
+
+impl Operation<'_> {
+    pub(super) fn del(&self) -> Result<(), CniError> {
+        let container = self.request.container_id()?;
+        let key = Key::new(container, self.request.interface()?, &self.own_network()?);
+        let lock = ContainerLock::take(&self.config.cni_dir, container, self.deadline)?;
+        let stored = self.records.read(&key)?;
+        if let Some(Stored::Whole(record)) = &stored {
+            end_running(record);
+        }
+        let errors = match &stored {
+            Some(stored) => self.tear_down_stored(stored, &lock),
+            None => {
+                self.del_without_record(&key);
+                Vec::new()
+            }
+        };
+        self.forget_status(stored.as_ref());
+        let outcome =
+            if errors.is_empty() { self.records.remove(&key) } else { self.give_up_or_fail(stored, &key, &errors) };
+        if outcome.is_ok() {
+            lock.remove();
+        }
+        outcome
+    }
+
+    /// The status of a pod that is gone is gone. In a place that removes it with the pod there is nothing to do.
+    fn forget_status(&self, stored: Option<&Stored>) {
+        let argument = |key| self.request.args.get(key).map(str::to_owned);
+        let named = match stored {
+            Some(Stored::Whole(record)) => record.pod.as_ref().map(|pod| (pod.namespace.clone(), pod.name.clone())),
+            _ => argument("K8S_POD_NAMESPACE").zip(argument("K8S_POD_NAME")),
+        };
+        if let Some((namespace, name)) = named
+            && let Err(error) = self.store.remove_status(&namespace, &name)
+        {
+            tracing::warn!("{error}");
+        }
+    }
+
+    /// Repeating helps while the namespace is there, or while a failure may pass. It cannot help against a program that is
+    /// missing, or one that has failed three times for a namespace that no longer exists.
+    fn give_up_or_fail(&self, stored: Option<Stored>, key: &Key, errors: &[CniError]) -> Result<(), CniError> {
+        let Some(Stored::Whole(mut record)) = stored else { return Err(joined(errors)) };
+        record.failed_deletes += 1;
+        record.state = record::State::Deleting;
+        self.records.write(&record, false)?;
+        let gone = self.namespace_of(&record).is_none();
+        let missing = self.misses_a_program(&record);
+        if missing || (gone && record.failed_deletes >= TRIES) {
+            tracing::error!("container {}: kept among the orphans: {}", record.container_id, joined(errors).msg);
+            return self.records.orphan(key);
+        }
+        Err(joined(errors))
+    }
+
+    fn misses_a_program(&self, record: &Record) -> bool {
+        let begun = record.attachments.iter().flat_map(|a| &a.delegates).filter(|d| d.begun && !d.native);
+        begun.into_iter().any(|d| external::find(&d.plugin_type, &self.path).is_err())
+    }
+
+    /// Without a record DEL does what the request itself says: the default network's plugins, the links of our group, and
+    /// the reservations of that container. It was probably done before, so nothing here is an error.
+    fn del_without_record(&self, key: &Key) {
+        let pod = self.request.netns.as_deref().and_then(|path: &Path| Namespace::open(path).ok().flatten());
+        let pod = pod.filter(|pod| super::refuse_host_namespace(pod, &self.host).is_ok());
+        if let Err(error) = self.run_default_network(pod.as_ref(), key) {
+            tracing::debug!("DEL without a record: {error}");
+        }
+        if let Some(pod) = &pod
+            && let Err(error) = pod.netlink.request(musubi_delegates::netlink::link::delete_group(key.group()))
+        {
+            tracing::debug!("{error}");
+        }
+    }
+
+    fn run_default_network(&self, pod: Option<&Namespace>, key: &Key) -> Result<(), CniError> {
+        let interface = self.request.interface()?;
+        let wanted = networks::default_only(&self.config, self.store.as_ref())?;
+        let plan = plan::plan(&self.config, wanted, interface)?;
+        for planned in plan.attachments.iter().rev() {
+            let Some(network) = &planned.list.name else { continue };
+            let target = Target {
+                container_id: self.request.container_id()?,
+                network,
+                version: planned.list.version,
+                interface: &planned.interface,
+                args: &self.request.args,
+                netns: pod.and(self.request.netns.as_deref()),
+                pod,
+                group: key.group(),
+            };
+            for delegate in planned.delegates.iter().rev() {
+                let outcome = match &delegate.runs {
+                    Runs::Native(native) => self.undo_native(native.as_ref(), &target, &delegate.conf),
+                    Runs::External { .. } => external::find(&delegate.plugin_type, &self.path)
+                        .and_then(|plugin| {
+                            self.hands().exec(Command::Del, &plugin, &target, &delegate.conf.to_bytes(), None, None)
+                        })
+                        .map(drop),
+                };
+                if let Err(error) = outcome {
+                    tracing::debug!("DEL without a record: {error}");
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn undo_native(
+        &self,
+        native: &dyn musubi_delegates::delegate::Delegate,
+        target: &Target<'_>,
+        conf: &musubi_delegates::cni::NetConf,
+    ) -> Result<(), CniError> {
+        let at = self.hands().attachment(target, conf, None);
+        standalone::take_away(native, &at)
+    }
+
+    /// What is known of a damaged record is its name: the same as without a record.
+    pub(super) fn release_by_name(&self, key: &Key) -> Vec<CniError> {
+        if key.container_id == self.request.container_id.as_ref().map(ToString::to_string).unwrap_or_default() {
+            self.del_without_record(key);
+            return Vec::new();
+        }
+        vec![CniError::new(
+            code::IO,
+            format!("the record of container {} is damaged; its DEL will clear it", key.container_id),
+        )]
+    }
+}
+
+/// Ends a plugin that an earlier operation left running: it cannot be waited for, and it works on what is to be removed.
+fn end_running(record: &Record) {
+    let Some(running) = record.running else { return };
+    let alive = record.is_of_this_boot() && record::start_time(running.pid) == Some(running.start_time);
+    let Ok(group) = i32::try_from(running.pid) else { return };
+    if alive && group > 1 {
+        let group = nix::unistd::Pid::from_raw(group);
+        if let Err(error) = nix::sys::signal::killpg(group, nix::sys::signal::Signal::SIGKILL) {
+            tracing::debug!("end process group {group}: {error}");
+        }
+    }
+}
+
+/// Several errors as one: all messages, the first's details.
+pub(super) fn joined(errors: &[CniError]) -> CniError {
+    let first = errors.first().cloned().unwrap_or_else(|| CniError::new(code::DELEGATE, "DEL failed"));
+    let messages: Vec<&str> = errors.iter().map(|e| e.msg.as_str()).collect();
+    CniError { msg: messages.join("; "), ..first }
+}

@@ -1,0 +1,287 @@
+//! The engine: carries requests out. One file a verb; what they share is here: the operation at hand, and running one
+//! plugin of a chain, ours or another's.
+
+mod add;
+mod check;
+mod default_route;
+mod del;
+pub mod gc;
+mod teardown;
+
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{self, ExitCode, Stdio};
+use std::time::Instant;
+
+use musubi_delegates::cni::{
+    CniArgs, CniError, CniResult, Command, ContainerId, InterfaceName, NetConf, NetworkName, Request, Version, code,
+    request,
+};
+use musubi_delegates::delegate::{Attachment, Context};
+use musubi_delegates::external::{self, ExecRequest};
+use musubi_delegates::netns::Namespace;
+use serde_json::Value;
+
+use crate::config::Config;
+use crate::lock::ContainerLock;
+use crate::record::Records;
+use crate::store::{DirectoryStore, NoStore, Store};
+
+/// One request being carried out.
+pub struct Operation<'a> {
+    request: &'a Request,
+    config: Config,
+    store: Box<dyn Store>,
+    records: Records,
+    host: Namespace,
+    path: Vec<PathBuf>,
+    deadline: Instant,
+}
+
+/// Is our CNI plugin: answers the request in environment and stdin, and does afterwards what can wait.
+#[must_use]
+pub fn serve() -> ExitCode {
+    let mut state_dir = None;
+    let code = request::serve(|request| perform(request, &mut state_dir));
+    if let Some(state_dir) = state_dir.filter(|folder| gc::orphans_are_due(folder)) {
+        retry_orphans(&state_dir);
+    }
+    code
+}
+
+fn perform(request: &Request, state_dir: &mut Option<PathBuf>) -> Result<Option<Value>, CniError> {
+    let started = Instant::now();
+    let config = Config::parse(&request.conf)?;
+    *state_dir = Some(config.cni_dir.clone());
+    crate::log::start(&config)?;
+    for warning in &config.warnings {
+        tracing::warn!("{warning}");
+    }
+    let outcome = Operation::begin(request, config, started).and_then(|operation| operation.run());
+    crate::log::operation(request, started, outcome.as_ref().err());
+    outcome
+}
+
+/// Orphans of earlier DELs are tried again by a process of its own, which the runtime does not wait for.
+fn retry_orphans(state_dir: &Path) {
+    let Ok(program) = std::env::current_exe() else { return };
+    let mut command = process::Command::new(program);
+    command.args(["gc", "--orphans-only", "--state-dir"]).arg(state_dir).env_remove("CNI_COMMAND").process_group(0);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    if let Err(error) = command.spawn() {
+        tracing::warn!("orphans: {error}");
+    }
+}
+
+impl<'a> Operation<'a> {
+    fn begin(request: &'a Request, config: Config, started: Instant) -> Result<Self, CniError> {
+        let store: Box<dyn Store> = match (&config.manifest_dir, request.command) {
+            (None, _) => Box::new(NoStore),
+            // DEL depends on nothing but the record: a folder that cannot be read is no obstacle to it.
+            (Some(folder), Command::Del) => match DirectoryStore::read(folder) {
+                Ok(store) => Box::new(store),
+                Err(_) => Box::new(DirectoryStore::empty(folder)),
+            },
+            (Some(folder), _) => Box::new(DirectoryStore::read(folder)?),
+        };
+        for warning in store.warnings() {
+            tracing::warn!("{warning}");
+        }
+        Ok(Self {
+            request,
+            store,
+            records: Records::of(&config.cni_dir),
+            host: Namespace::current()?,
+            path: config.plugin_path(&request.path),
+            deadline: started + config.timeout,
+            config,
+        })
+    }
+
+    fn run(&self) -> Result<Option<Value>, CniError> {
+        match self.request.command {
+            Command::Add => self.add().map(Some),
+            Command::Del => self.del().map(|()| None),
+            Command::Check => self.check().map(|()| None),
+            Command::Status => self.status().map(|()| None),
+            Command::Gc => self.gc().map(|()| None),
+            Command::Version => Ok(None),
+        }
+    }
+
+    fn hands(&self) -> Hands<'_> {
+        Hands { host: &self.host, path: &self.path, state_dir: &self.config.cni_dir, deadline: self.deadline }
+    }
+
+    fn own_network(&self) -> Result<NetworkName, CniError> {
+        self.request.conf.name()
+    }
+
+    /// Waits for the file that says the default network can be used.
+    fn wait_until_ready(&self) -> Result<(), CniError> {
+        let Some(file) = &self.config.readiness_file else { return Ok(()) };
+        while !file.exists() {
+            if Instant::now() >= self.deadline {
+                return Err(not_ready(file, code::TRY_AGAIN));
+            }
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
+        Ok(())
+    }
+}
+
+fn not_ready(file: &Path, code: u32) -> CniError {
+    CniError::new(code, format!("the default network is not ready: {} does not exist yet", file.display()))
+        .with_details(
+            "the file of \"readinessindicatorfile\" is written by the cluster's primary network; is it running?",
+        )
+}
+
+/// What it takes to run plugins: the place, without any request.
+#[derive(Clone, Copy)]
+pub struct Hands<'a> {
+    /// The host's namespace.
+    pub host: &'a Namespace,
+    /// Folders with plugin binaries.
+    pub path: &'a [PathBuf],
+    /// Our state folder.
+    pub state_dir: &'a Path,
+    /// When everything must have ended.
+    pub deadline: Instant,
+}
+
+/// One network's attachment as its plugins are told of it.
+#[derive(Clone, Copy)]
+pub struct Target<'a> {
+    /// Whose it is.
+    pub container_id: &'a ContainerId,
+    /// The network's CNI name.
+    pub network: &'a NetworkName,
+    /// The configuration's version.
+    pub version: Version,
+    /// Its interface in the pod.
+    pub interface: &'a InterfaceName,
+    /// `CNI_ARGS`.
+    pub args: &'a CniArgs,
+    /// `CNI_NETNS`; `None` once the namespace is not the pod's any more.
+    pub netns: Option<&'a Path>,
+    /// The pod's namespace.
+    pub pod: Option<&'a Namespace>,
+    /// `IFLA_GROUP` of its links.
+    pub group: std::num::NonZeroU32,
+}
+
+impl<'a> Hands<'a> {
+    /// What a native delegate is told of a network.
+    #[must_use]
+    pub fn context(&self, network: &'a NetworkName, version: Version, conf: &'a NetConf) -> Context<'a> {
+        Context {
+            network,
+            conf,
+            version,
+            path: self.path,
+            state_dir: self.state_dir,
+            deadline: self.deadline,
+            host: self.host,
+            agent_removes_shared: false,
+        }
+    }
+
+    /// What a native delegate is told of an attachment.
+    #[must_use]
+    pub fn attachment(&self, target: &Target<'a>, conf: &'a NetConf, prev: Option<&'a CniResult>) -> Attachment<'a> {
+        Attachment {
+            context: self.context(target.network, target.version, conf),
+            container_id: target.container_id,
+            interface: target.interface,
+            args: target.args,
+            netns: target.netns,
+            pod: target.pod,
+            group: Some(target.group),
+            prev_result: prev,
+        }
+    }
+
+    /// Runs another's plugin for an attachment.
+    ///
+    /// # Errors
+    /// The plugin's own, or that it could not be run.
+    pub fn exec<'b>(
+        &'b self,
+        command: Command,
+        plugin: &'b Path,
+        target: &'b Target<'b>,
+        stdin: &'b [u8],
+        lock: Option<&'b ContainerLock>,
+        on_spawn: Option<&'b mut dyn FnMut(u32)>,
+    ) -> Result<Option<Value>, CniError> {
+        use std::os::fd::AsFd;
+        external::exec(ExecRequest {
+            plugin,
+            command,
+            container_id: Some(target.container_id),
+            netns: target.netns,
+            interface: Some(target.interface),
+            args: target.args,
+            path: self.path,
+            stdin,
+            deadline: self.deadline,
+            extra_env: &[],
+            inherit: lock.map(AsFd::as_fd),
+            on_spawn,
+        })
+    }
+
+    /// Runs another's plugin for a network as a whole (STATUS, GC).
+    ///
+    /// # Errors
+    /// As [`Self::exec`].
+    pub fn exec_network(&self, command: Command, plugin: &Path, stdin: &[u8]) -> Result<Option<Value>, CniError> {
+        external::exec(ExecRequest {
+            plugin,
+            command,
+            container_id: None,
+            netns: None,
+            interface: None,
+            args: &CniArgs::default(),
+            path: self.path,
+            stdin,
+            deadline: self.deadline,
+            extra_env: &[],
+            inherit: None,
+            on_spawn: None,
+        })
+    }
+}
+
+/// A delegate's failure as ours: code 100 with its own inside, and where it happened. Codes that tell the runtime what to
+/// do (try again, the namespace, STATUS) stay what they are.
+#[must_use]
+pub fn delegate_failed(network: &str, interface: &str, plugin_type: &str, error: CniError) -> CniError {
+    let place = format!("network {network}, interface {interface}, plugin {plugin_type}");
+    let kept =
+        [code::NAMESPACE, code::TRY_AGAIN, code::NOT_AVAILABLE, code::LIMITED, code::DELEGATE, code::UNDO_INCOMPLETE];
+    if kept.contains(&error.code) {
+        return error.context(place);
+    }
+    let code = error.code;
+    CniError { code: code::DELEGATE, msg: format!("{place}: {} (code {code})", error.msg), details: error.details }
+}
+
+/// Refuses the namespaces that no pod may have: the host's, and that of process 1 (a hostNetwork pod).
+///
+/// # Errors
+/// Code 8.
+fn refuse_host_namespace(pod: &Namespace, host: &Namespace) -> Result<(), CniError> {
+    use std::os::unix::fs::MetadataExt;
+    let of_init = std::fs::metadata("/proc/1/ns/net").ok().map(|m| (m.dev(), m.ino()));
+    let is_init = of_init == Some((pod.identity.device, pod.identity.inode));
+    if is_init || pod.identity.is_same(&host.identity) {
+        return Err(CniError::new(
+            code::NAMESPACE,
+            format!("network namespace {} is the host's own", pod.path.display()),
+        )
+        .with_details("a hostNetwork pod gets no interfaces of its own"));
+    }
+    Ok(())
+}

@@ -1,0 +1,216 @@
+//! Looking networks up: from names in the configuration and in annotations to CNI configurations, by the store and by
+//! files on the node. All I/O that planning needs is here; what comes out is planned without any.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use musubi_crds::{
+    DEFAULT_NETWORK_ANNOTATION, NETWORKS_ANNOTATION, NetworkSelection, parse_default_network, parse_networks,
+};
+use musubi_delegates::cni::{CniError, ConfList, NetworkName, code};
+
+use crate::check::{definition, pod as check_pod};
+use crate::config::{Config, DefaultNetwork, refuse_ourselves};
+use crate::store::{Pod, Store};
+
+/// A network that was found.
+#[derive(Debug, Clone)]
+pub struct Network {
+    /// `namespace/name` for a definition, the configuration's own name otherwise.
+    pub name: String,
+    /// Its plugins.
+    pub list: ConfList,
+}
+
+/// A network and what the pod asks of it.
+#[derive(Debug, Clone)]
+pub struct Wanted {
+    /// The network.
+    pub network: Network,
+    /// The annotation's element; `None` for a network that every pod gets.
+    pub selection: Option<NetworkSelection>,
+}
+
+/// Everything a pod is to be attached to, the cluster default first.
+///
+/// # Errors
+/// A wrong annotation, a missing or wrong network (code 7), a store that cannot answer (11).
+pub fn look_up(config: &Config, pod: Option<&Pod>, store: &dyn Store) -> Result<Vec<Wanted>, CniError> {
+    let finder = Finder { config, store };
+    let mut wanted = finder.default_network(pod)?;
+    let in_system_namespace = pod.is_some_and(|pod| config.system_namespaces.contains(&pod.namespace));
+    if matches!(config.default_network, DefaultNetwork::Named(_)) && !in_system_namespace {
+        for name in &config.default_networks {
+            let network = finder.configured("defaultNetworks", name)?;
+            wanted.push(Wanted { network, selection: None });
+        }
+    }
+    if let Some(pod) = pod
+        && let Some(annotation) = pod.annotation(NETWORKS_ANNOTATION)
+    {
+        let selections = parse_networks(annotation, &pod.namespace)
+            .map_err(|e| annotation_error(NETWORKS_ANNOTATION, &e.to_string()))?;
+        for (position, selection) in selections.into_iter().enumerate() {
+            let at = |e: CniError| e.context(format!("annotation {NETWORKS_ANNOTATION}, element {}", position + 1));
+            check_pod::isolation(config, &pod.namespace, &selection.namespace, None).map_err(at)?;
+            let network = finder.definition(&selection.namespace, &selection.name)?;
+            wanted.push(Wanted { network, selection: Some(selection) });
+        }
+    }
+    Ok(wanted)
+}
+
+/// The default network alone, for STATUS, GC and a DEL without a record.
+///
+/// # Errors
+/// It cannot be found or read.
+pub fn default_only(config: &Config, store: &dyn Store) -> Result<Vec<Wanted>, CniError> {
+    Finder { config, store }.default_network(None)
+}
+
+struct Finder<'a> {
+    config: &'a Config,
+    store: &'a dyn Store,
+}
+
+impl Finder<'_> {
+    /// The cluster default, or what the pod's annotation puts in its place; then the other configurations in line.
+    fn default_network(&self, pod: Option<&Pod>) -> Result<Vec<Wanted>, CniError> {
+        let mut wanted: Vec<Wanted> = match &self.config.default_network {
+            DefaultNetwork::Named(name) => vec![self.configured("clusterNetwork", name)?],
+            DefaultNetwork::Inline(lists) => lists
+                .iter()
+                .map(|list| {
+                    let mut list = list.clone();
+                    // As in Multus, a configuration in line may go without a name.
+                    let name = list.name.get_or_insert(NetworkName::parse(&self.config.name)?).to_string();
+                    Ok(Network { name, list })
+                })
+                .collect::<Result<_, CniError>>()?,
+        }
+        .into_iter()
+        .map(|network| Wanted { network, selection: None })
+        .collect();
+        if let Some(pod) = pod
+            && let Some(annotation) = pod.annotations.get(DEFAULT_NETWORK_ANNOTATION)
+        {
+            wanted[0] = self.annotated_default(pod, annotation)?;
+        }
+        Ok(wanted)
+    }
+
+    fn annotated_default(&self, pod: &Pod, annotation: &str) -> Result<Wanted, CniError> {
+        let home = &self.config.multus_namespace;
+        let selection = parse_default_network(annotation, home)
+            .map_err(|e| annotation_error(DEFAULT_NETWORK_ANNOTATION, &e.to_string()))?;
+        check_pod::isolation(self.config, &pod.namespace, &selection.namespace, Some(home))
+            .map_err(|e| e.context(format!("annotation {DEFAULT_NETWORK_ANNOTATION}")))?;
+        let network = self.definition(&selection.namespace, &selection.name)?;
+        Ok(Wanted { network, selection: Some(selection) })
+    }
+
+    /// A definition of the store; one without a configuration names a file of the node (multi-net 3.4.1).
+    fn definition(&self, namespace: &str, name: &str) -> Result<Network, CniError> {
+        let full_name = format!("{namespace}/{name}");
+        let found = self.store.network(namespace, name).map_err(|e| definition::in_network(&full_name, e))?;
+        let Some(found) = found else { return Err(definition::missing(&full_name, "")) };
+        let list = match &found.config {
+            Some(config) => definition::parse(config, name),
+            None => match self.named_file(name)? {
+                Some(list) => Ok(list),
+                None => Err(CniError::new(
+                    code::CONFIG,
+                    format!(
+                        "the definition has no spec.config, and no file in {} has the name \"{name}\"",
+                        self.config.conf_dir.display()
+                    ),
+                )
+                .with_details("give the definition a spec.config, or put a configuration of that name on every node")),
+            },
+        };
+        list.map(|list| Network { name: full_name.clone(), list }).map_err(|e| definition::in_network(&full_name, e))
+    }
+
+    /// A network that our configuration names, in Multus' order: a definition, a file by its JSON name, a folder, a file.
+    fn configured(&self, key: &str, value: &str) -> Result<Network, CniError> {
+        let home = &self.config.multus_namespace;
+        let here = |e: CniError| e.context(format!("configuration key \"{key}\": \"{value}\""));
+        if value.contains('/') {
+            let list = self.at_path(Path::new(value)).map_err(here)?;
+            return named(list, value).map_err(here);
+        }
+        if self.store.network(home, value).map_err(here)?.is_some() {
+            return self.definition(home, value);
+        }
+        match self.named_file(value).map_err(here)? {
+            Some(list) => named(list, value).map_err(here),
+            None => Err(here(definition::missing(
+                &format!("{home}/{value}"),
+                &format!(", and no file in {} has that name", self.config.conf_dir.display()),
+            ))),
+        }
+    }
+
+    /// The configuration of `confDir` whose JSON name it is: lists before single ones, each in the order of file names.
+    fn named_file(&self, name: &str) -> Result<Option<ConfList>, CniError> {
+        let files = configuration_files(&self.config.conf_dir)?;
+        let (lists, singles): (Vec<PathBuf>, Vec<PathBuf>) =
+            files.into_iter().partition(|file| has_extension(file, &["conflist"]));
+        for file in lists.into_iter().chain(singles) {
+            let list = read_list(&file)?;
+            if list.name.as_ref().is_some_and(|n| n.as_str() == name) {
+                return Ok(Some(list));
+            }
+        }
+        Ok(None)
+    }
+
+    fn at_path(&self, path: &Path) -> Result<ConfList, CniError> {
+        if !path.is_dir() {
+            return read_list(path);
+        }
+        let first = configuration_files(path)?.into_iter().find(|file| has_extension(file, &["conf", "conflist"]));
+        let file = first.ok_or_else(|| CniError::new(code::CONFIG, "the folder holds no .conf or .conflist file"))?;
+        read_list(&file)
+    }
+}
+
+fn named(list: ConfList, fallback: &str) -> Result<Network, CniError> {
+    match &list.name {
+        Some(name) => Ok(Network { name: name.to_string(), list }),
+        None => Err(CniError::new(code::CONFIG, format!("the configuration of {fallback} has no \"name\""))),
+    }
+}
+
+fn annotation_error(annotation: &str, problem: &str) -> CniError {
+    CniError::new(code::CONFIG, format!("annotation {annotation}: {problem}"))
+        .with_details("correct the pod's annotation; the pod is not started with only some of its networks")
+}
+
+/// Configuration files of a folder by name; a folder that is not there holds none.
+fn configuration_files(folder: &Path) -> Result<Vec<PathBuf>, CniError> {
+    let entries = match fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(e) => return Err(CniError::new(code::IO, format!("{}: {e}", folder.display()))),
+    };
+    let mut files: Vec<PathBuf> = entries
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| has_extension(path, &["conf", "conflist", "json"]) && path.is_file())
+        .collect();
+    files.sort();
+    Ok(files)
+}
+
+fn has_extension(path: &Path, extensions: &[&str]) -> bool {
+    path.extension().and_then(|e| e.to_str()).is_some_and(|e| extensions.contains(&e))
+}
+
+fn read_list(file: &Path) -> Result<ConfList, CniError> {
+    let context = |e: CniError| e.context(file.display());
+    let bytes = fs::read(file).map_err(|e| CniError::new(code::IO, format!("{}: {e}", file.display())))?;
+    let folder = file.parent().unwrap_or(Path::new("/"));
+    let list = ConfList::parse_in_folder(&bytes, folder).map_err(context)?;
+    refuse_ourselves(&list).map_err(context)?;
+    Ok(list)
+}

@@ -1,0 +1,456 @@
+//! Records: what was done for each attachment of ours, written before it is done and updated with each result, so that
+//! DEL needs nothing else. One JSON file each, named by container, interface and network, replaced whole.
+
+use std::fs;
+use std::io;
+use std::net::IpAddr;
+use std::num::NonZeroU32;
+use std::path::{Path, PathBuf};
+
+use musubi_delegates::cni::{CniError, CniResult, ContainerId, InterfaceName, NetworkName, Version, code};
+use musubi_delegates::delegate::{OwnedLink, Side};
+use musubi_delegates::netns::Identity;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::store::directory::write_whole;
+
+/// The format written here.
+const VERSION: u32 = 1;
+
+/// How far an attachment of ours has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// ADD has begun and not ended; or it failed, and what is listed may still be there.
+    Adding,
+    /// ADD has ended.
+    Attached,
+    /// DEL has begun.
+    Deleting,
+}
+
+/// One attachment of ours: a pod's sandbox with all its networks.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Record {
+    /// Format of the file.
+    pub version: u32,
+    /// Whose it is.
+    pub container_id: String,
+    /// Our own network's name.
+    pub network: String,
+    /// The interface the runtime asked for.
+    pub interface: String,
+    /// The pod, where there is one.
+    pub pod: Option<PodName>,
+    /// `CNI_NETNS` of ADD.
+    pub netns: PathBuf,
+    /// Which namespace that was.
+    pub namespace: NamespaceId,
+    /// `/proc/sys/kernel/random/boot_id` of ADD.
+    pub boot_id: String,
+    /// `IFLA_GROUP` of the links inside the pod.
+    pub group: NonZeroU32,
+    /// How far it has come.
+    pub state: State,
+    /// Since when, in seconds since 1970.
+    pub since: u64,
+    /// `CNI_ARGS` as the runtime sent them.
+    pub args: String,
+    /// Folders with plugin binaries.
+    pub path: Vec<PathBuf>,
+    /// Process group of the external plugin that runs now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub running: Option<Running>,
+    /// What DEL tried in vain, how often.
+    #[serde(default)]
+    pub failed_deletes: u32,
+    /// The network-status is not written yet.
+    #[serde(default)]
+    pub status_pending: bool,
+    /// The networks in the order they were made.
+    pub attachments: Vec<Attached>,
+}
+
+/// A pod's name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PodName {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Its uid as the store has it.
+    pub uid: String,
+}
+
+/// [`Identity`] in a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub struct NamespaceId {
+    pub cookie: Option<u64>,
+    pub device: u64,
+    pub inode: u64,
+}
+
+impl From<Identity> for NamespaceId {
+    fn from(Identity { cookie, device, inode }: Identity) -> Self {
+        Self { cookie, device, inode }
+    }
+}
+
+impl From<NamespaceId> for Identity {
+    fn from(NamespaceId { cookie, device, inode }: NamespaceId) -> Self {
+        Self { cookie, device, inode }
+    }
+}
+
+/// A process that works on the attachment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Running {
+    /// Its process id, which is its group's too.
+    pub pid: u32,
+    /// Field 22 of `/proc/<pid>/stat`: tells it from a later process of that id.
+    pub start_time: u64,
+}
+
+/// One network of a record.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Attached {
+    /// `namespace/name`, or the configuration's own name.
+    pub network: String,
+    /// Its name in the configuration.
+    pub cni_name: String,
+    /// Its interface in the pod.
+    pub interface: String,
+    /// Whether it is the cluster default.
+    pub default: bool,
+    /// The configuration's CNI version.
+    pub cni_version: String,
+    /// `disableCheck` of the list.
+    #[serde(default)]
+    pub disable_check: bool,
+    /// `CNI_ARGS` its plugins are sent.
+    pub args: String,
+    /// Gateways of the pod's default route, where it has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub default_route: Option<Vec<IpAddr>>,
+    /// Whether any plugin of it was begun.
+    #[serde(default)]
+    pub begun: bool,
+    /// Its plugins.
+    pub delegates: Vec<RecordedDelegate>,
+    /// The chain's final result, of version 1.1.0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub result: Option<Value>,
+    /// Links made for it alone.
+    #[serde(default)]
+    pub links: Vec<RecordedLink>,
+}
+
+/// One plugin of a network of a record.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RecordedDelegate {
+    /// Its `type`.
+    #[serde(rename = "type")]
+    pub plugin_type: String,
+    /// Whether we did it ourselves.
+    pub native: bool,
+    /// The bytes it was sent on ADD, `prevResult` aside.
+    pub config: String,
+    /// Whether it was begun.
+    #[serde(default)]
+    pub begun: bool,
+}
+
+/// [`OwnedLink`] in a record.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub struct RecordedLink {
+    pub host: bool,
+    pub name: String,
+    pub index: u32,
+    pub kind: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peer: Option<u32>,
+}
+
+impl From<OwnedLink> for RecordedLink {
+    fn from(link: OwnedLink) -> Self {
+        Self { host: link.side == Side::Host, name: link.name, index: link.index, kind: link.kind, peer: link.peer }
+    }
+}
+
+impl From<&RecordedLink> for OwnedLink {
+    fn from(link: &RecordedLink) -> Self {
+        let side = if link.host { Side::Host } else { Side::Pod };
+        Self { side, name: link.name.clone(), index: link.index, kind: link.kind.clone(), peer: link.peer }
+    }
+}
+
+impl Attached {
+    /// The version of its configuration.
+    #[must_use]
+    pub fn version(&self) -> Version {
+        Version::parse(&self.cni_version).unwrap_or(Version::LATEST)
+    }
+
+    /// The final result, where ADD came that far.
+    #[must_use]
+    pub fn result(&self) -> Option<CniResult> {
+        CniResult::parse(self.result.as_ref()?, Version::LATEST).ok()
+    }
+
+    /// Keeps a result.
+    ///
+    /// # Errors
+    /// It cannot be written as JSON.
+    pub fn set_result(&mut self, result: &CniResult) -> Result<(), CniError> {
+        self.result = Some(result.to_json(Version::LATEST)?);
+        Ok(())
+    }
+}
+
+/// Which record: container, interface and network.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Key {
+    /// The container.
+    pub container_id: String,
+    /// The interface the runtime asked for.
+    pub interface: String,
+    /// Our own network's name.
+    pub network: String,
+}
+
+impl Key {
+    /// The key of a request.
+    #[must_use]
+    pub fn new(container_id: &ContainerId, interface: &InterfaceName, network: &NetworkName) -> Self {
+        Self { container_id: container_id.to_string(), interface: interface.to_string(), network: network.to_string() }
+    }
+
+    /// The `IFLA_GROUP` of its links: 31 bits of a hash over all three, never 0.
+    #[must_use]
+    pub fn group(&self) -> NonZeroU32 {
+        // FNV-1a, which stays the same over versions of ours and of Rust.
+        let text = self.file_name();
+        let hash = text
+            .bytes()
+            .fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3));
+        let folded = (hash ^ (hash >> 32)) as u32 & 0x7fff_ffff;
+        NonZeroU32::new(folded).unwrap_or(NonZeroU32::MIN)
+    }
+
+    /// `:` is in none of the three, so the name can be taken apart again.
+    fn file_name(&self) -> String {
+        format!("{}:{}:{}.json", self.container_id, self.interface, self.network)
+    }
+
+    fn of_file(name: &str) -> Option<Self> {
+        let mut parts = name.strip_suffix(".json")?.splitn(3, ':');
+        let mut next = || parts.next().map(str::to_owned);
+        Some(Self { container_id: next()?, interface: next()?, network: next()? })
+    }
+}
+
+impl Record {
+    /// Which record it is.
+    #[must_use]
+    pub fn key(&self) -> Key {
+        Key {
+            container_id: self.container_id.clone(),
+            interface: self.interface.clone(),
+            network: self.network.clone(),
+        }
+    }
+
+    /// `namespace/name` of the pod; empty without one.
+    #[must_use]
+    pub fn pod_key(&self) -> String {
+        self.pod.as_ref().map(|pod| format!("{}/{}", pod.namespace, pod.name)).unwrap_or_default()
+    }
+
+    /// Whether it was made in this boot; after another one no kernel object of it is left.
+    #[must_use]
+    pub fn is_of_this_boot(&self) -> bool {
+        self.boot_id == boot_id()
+    }
+}
+
+/// What a record's file holds.
+#[derive(Debug)]
+pub enum Stored {
+    /// A record.
+    Whole(Box<Record>),
+    /// A file whose content is lost (a power cut) or of a newer version; its name still says whose it is.
+    Damaged {
+        /// From the name.
+        key: Key,
+        /// What is wrong with the content.
+        problem: String,
+    },
+}
+
+impl Stored {
+    /// Which record it is.
+    #[must_use]
+    pub fn key(&self) -> Key {
+        match self {
+            Self::Whole(record) => record.key(),
+            Self::Damaged { key, .. } => key.clone(),
+        }
+    }
+}
+
+/// The records of a state folder.
+#[derive(Debug, Clone)]
+pub struct Records {
+    folder: PathBuf,
+    orphans: PathBuf,
+}
+
+impl Records {
+    /// The records below `cniDir`.
+    #[must_use]
+    pub fn of(cni_dir: &Path) -> Self {
+        Self { folder: cni_dir.join("records"), orphans: cni_dir.join("orphans") }
+    }
+
+    /// Reads one; `None` when there is none.
+    ///
+    /// # Errors
+    /// Code 5: the folder cannot be read.
+    pub fn read(&self, key: &Key) -> Result<Option<Stored>, CniError> {
+        read_file(&self.folder.join(key.file_name()), key)
+    }
+
+    /// All records, by name.
+    ///
+    /// # Errors
+    /// Code 5: the folder cannot be read.
+    pub fn all(&self) -> Result<Vec<Stored>, CniError> {
+        all_in(&self.folder)
+    }
+
+    /// All records that DEL had to give up for the time being.
+    ///
+    /// # Errors
+    /// Code 5: the folder cannot be read.
+    pub fn orphaned(&self) -> Result<Vec<Stored>, CniError> {
+        all_in(&self.orphans)
+    }
+
+    /// Writes one, whole or not at all. With `durable` it survives a power cut from then on.
+    ///
+    /// # Errors
+    /// Code 5.
+    pub fn write(&self, record: &Record, durable: bool) -> Result<(), CniError> {
+        let file = self.folder.join(record.key().file_name());
+        let bytes = serde_json::to_vec(record).map_err(|e| CniError::new(code::IO, format!("record: {e}")))?;
+        let write = || {
+            write_whole(&file, &bytes)?;
+            if durable {
+                fs::File::open(&file)?.sync_all()?;
+                fs::File::open(&self.folder)?.sync_all()?;
+            }
+            Ok(())
+        };
+        write().map_err(|e: io::Error| {
+            CniError::new(code::IO, format!("write record {}: {e}", file.display()))
+                .with_details("nothing is done without a record: make room, or make the state folder (cniDir) writable")
+        })
+    }
+
+    /// Removes one; it may be gone already.
+    ///
+    /// # Errors
+    /// Code 5.
+    pub fn remove(&self, key: &Key) -> Result<(), CniError> {
+        remove_file(&self.folder.join(key.file_name()))
+    }
+
+    /// Moves one to the orphans: DEL is over for the runtime, but something of it is still to be released.
+    ///
+    /// # Errors
+    /// Code 5.
+    pub fn orphan(&self, key: &Key) -> Result<(), CniError> {
+        let name = key.file_name();
+        let moved = fs::create_dir_all(&self.orphans)
+            .and_then(|()| fs::rename(self.folder.join(&name), self.orphans.join(&name)));
+        moved.map_err(|e| CniError::new(code::IO, format!("move record {name} to {}: {e}", self.orphans.display())))
+    }
+
+    /// Removes an orphan.
+    ///
+    /// # Errors
+    /// Code 5.
+    pub fn remove_orphan(&self, key: &Key) -> Result<(), CniError> {
+        remove_file(&self.orphans.join(key.file_name()))
+    }
+}
+
+fn remove_file(path: &Path) -> Result<(), CniError> {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => {
+            Err(CniError::new(code::IO, format!("remove record {}: {e}", path.display())))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn all_in(folder: &Path) -> Result<Vec<Stored>, CniError> {
+    let entries = match fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(e) => return Err(CniError::new(code::IO, format!("records in {}: {e}", folder.display()))),
+    };
+    let mut keys: Vec<Key> = entries.filter_map(|entry| Key::of_file(entry.ok()?.file_name().to_str()?)).collect();
+    keys.sort();
+    keys.iter().filter_map(|key| read_file(&folder.join(key.file_name()), key).transpose()).collect()
+}
+
+fn read_file(file: &Path, key: &Key) -> Result<Option<Stored>, CniError> {
+    let bytes = match fs::read(file) {
+        Ok(bytes) => bytes,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(CniError::new(code::IO, format!("record {}: {e}", file.display()))),
+    };
+    let damaged = |problem: String| Some(Stored::Damaged { key: key.clone(), problem });
+    Ok(match serde_json::from_slice::<Record>(&bytes) {
+        Ok(record) if record.version > VERSION => {
+            damaged(format!("it is of version {}, this is {VERSION}", record.version))
+        }
+        Ok(record) if record.key() != *key => damaged("its content belongs to another record".to_owned()),
+        Ok(record) => Some(Stored::Whole(Box::new(record))),
+        Err(e) => damaged(e.to_string()),
+    })
+}
+
+/// The version that new records are of.
+#[must_use]
+pub fn current_version() -> u32 {
+    VERSION
+}
+
+/// This boot's id; empty where `/proc` does not tell.
+#[must_use]
+pub fn boot_id() -> String {
+    fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
+}
+
+/// Seconds since 1970.
+#[must_use]
+pub fn now() -> u64 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_secs())
+}
+
+/// When a process was started, in clock ticks since boot (proc(5), field 22 of stat); `None` when it is gone.
+#[must_use]
+pub fn start_time(pid: u32) -> Option<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The command in parentheses may itself hold spaces and parentheses; counting begins after the last.
+    stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
+}
