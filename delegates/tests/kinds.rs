@@ -580,3 +580,74 @@ fn gc_frees_addresses_and_rules_of_attachments_that_are_not_valid() {
         assert_eq!((host.reservations("net").len(), masqueraded()), (0, 0));
     });
 }
+
+// bridge ----------------------------------------------------------------------------------------------------------------
+
+#[test]
+fn bridge_connects_pods_to_each_other_and_to_their_gateway() {
+    on_host("bridge_connects_pods_to_each_other_and_to_their_gateway", |host| {
+        let keys = json!({"bridge": "br9", "isDefaultGateway": true, "ipMasq": true, "hairpinMode": true, "mtu": 1400,
+            "ipam": {"type": "host-local", "dataDir": host.folder.path().join("addresses"),
+                "ranges": [[{"subnet": "10.77.0.0/24"}], [{"subnet": "fd77::/64"}]]}});
+        let pods = [Pod::new(), Pod::new()];
+        let mut plugins = ["c1", "c2"].map(|container_id| {
+            let pod = &pods[usize::from(container_id == "c2")];
+            Plugin { container_id, ..Plugin::new(host, "bridge", pod, keys.clone()) }
+        });
+        let result = plugins[0].add().unwrap();
+        plugins[1].add().unwrap();
+        let bridge = link(&host.namespace, "br9").unwrap();
+        let names = [0, 1, 2].map(|i| result["interfaces"][i]["name"].as_str().unwrap().to_owned());
+        assert_eq!((names[0].as_str(), names[2].as_str()), ("br9", "net1"));
+        assert_eq!(link(&host.namespace, &names[1]).unwrap().master, Some(bridge.index));
+        let ips = json!([{"address": "10.77.0.2/24", "gateway": "10.77.0.1", "interface": 2},
+            {"address": "fd77::2/64", "gateway": "fd77::1", "interface": 2}]);
+        assert_eq!(result["ips"], ips);
+        assert_eq!(
+            result["routes"],
+            json!([{"dst": "0.0.0.0/0", "gw": "10.77.0.1"}, {"dst": "::/0", "gw": "fd77::1"}])
+        );
+        assert_eq!(addresses(&host.namespace, "br9"), ["10.77.0.1/24", "fd77::1/64"]);
+        assert_eq!((bridge.mtu, masqueraded()), (1400, 2));
+        for (to, from, pod) in [
+            ("10.77.0.1:5000", "0.0.0.0:0", None),
+            ("10.77.0.3:5000", "0.0.0.0:0", Some(&pods[1])),
+            ("[fd77::3]:5000", "[::]:0", Some(&pods[1])),
+        ] {
+            let bind = || UdpSocket::bind(to).unwrap();
+            let server = pod.map_or_else(bind, |pod| pod.run(bind));
+            assert_arrives(&server, || pods[0].run(|| send(from, to)));
+        }
+        for plugin in &plugins {
+            plugin.check().unwrap();
+            plugin.del().unwrap();
+            plugin.del().unwrap();
+        }
+        let after = link(&host.namespace, "br9").unwrap();
+        assert_eq!(after.mac, bridge.mac);
+        assert_eq!((host.reservations("net").len(), masqueraded(), link(&host.namespace, &names[1])), (0, 0, None));
+    });
+}
+
+#[test]
+fn a_bridge_as_layer_two_with_the_mac_of_whoever_asks_last() {
+    on_host("a_bridge_as_layer_two_with_the_mac_of_whoever_asks_last", |host| {
+        let pod = Pod::new();
+        let keys = json!({"args": {"cni": {"mac": "02:00:00:00:00:02"}}, "portIsolation": true, "macspoofchk": true});
+        let mut plugin = Plugin::new(host, "bridge", &pod, keys);
+        plugin.args = "MAC=02:00:00:00:00:01";
+        let result = plugin.add().unwrap();
+        assert_eq!(result["interfaces"][2]["mac"], "02:00:00:00:00:02");
+        assert_eq!((result["interfaces"][0]["name"].as_str(), result.get("ips")), (Some("cni0"), None));
+        plugin.check().unwrap();
+        let nft = Netlink::netfilter().unwrap();
+        assert_eq!(firewall::spoof_checked_owners(&nft).unwrap().len(), 1);
+        plugin.set("portIsolation", false);
+        let outside = result["interfaces"][1]["name"].as_str().unwrap();
+        assert_eq!(plugin.check().unwrap_err().msg, format!("isolation of bridge port \"{outside}\" is on"));
+        plugin.netns = None;
+        drop(pod);
+        plugin.del().unwrap();
+        assert_eq!(firewall::spoof_checked_owners(&nft).unwrap().len(), 0);
+    });
+}
