@@ -181,7 +181,7 @@ impl BridgeDevice {
         }
         let port_name = random::interface_name("veth");
         let port = NewLink::named(&port_name).mtu(Some(bridge.mtu)).master(Some(bridge.index)).up();
-        let inside = NewLink::named(&name).mac(Some(MacAddress::random())).mtu(Some(bridge.mtu)).up();
+        let inside = NewLink::named(&name).mac(Some(MacAddress::random())).mtu(Some(bridge.mtu));
         netlink.request(port.veth(inside))?;
         let found = |name: &str| netlink.link_by_name(name);
         if let Some(port) = found(&port_name)? {
@@ -191,9 +191,12 @@ impl BridgeDevice {
             }
             netlink.request_all(requests)?;
         }
-        found(&name)?.ok_or_else(|| {
+        let link = found(&name)?.ok_or_else(|| {
             CniError::new(code::DELEGATE, format!("interface \"{name}\" vanished as soon as it was made"))
-        })
+        })?;
+        // A veth's peer cannot be born up: it is made before it has one.
+        netlink.request(LinkChange::of(link.index, format!("bring up interface \"{name}\"")).up().request())?;
+        Ok(link)
     }
 
     /// CHECK of the bridge itself.
