@@ -146,7 +146,7 @@ pub fn is_masqueraded(nft: &Netlink, owner: &Owner, addresses: &[IpNet]) -> Resu
 /// # Errors
 /// The kernel's refusal.
 pub fn masqueraded_owners(nft: &Netlink) -> Result<Vec<Owner>> {
-    let rules = nft.rules(INET, POSTROUTING.name)?;
+    let rules = nft.rules(INET, POSTROUTING.name, |_| true)?;
     Ok(owners(rules.iter().map(|rule| rule.comment.as_str())))
 }
 
@@ -187,7 +187,7 @@ pub fn uncheck_spoofing(nft: &Netlink, owner: &Owner) -> Result<()> {
 pub fn is_spoof_checked(nft: &Netlink, owner: &Owner, host_interface: &str, mac: MacAddress) -> Result<bool> {
     let (name, pair) = spoof_keys(host_interface, mac);
     let drops = nft
-        .rules(BRIDGE, PREROUTING.name)?
+        .rules(BRIDGE, PREROUTING.name, |_| true)?
         .iter()
         .any(|rule| rule.expressions == Expressions::describe(dropping_spoofed));
     let checked = nft.elements(BRIDGE, CHECKED.name)?;
@@ -242,9 +242,7 @@ pub fn parse_backend(view: &View<'_>) -> std::result::Result<(), ConfigError> {
 }
 
 fn rules_of(nft: &Netlink, owner: &Owner) -> Result<Vec<Rule>> {
-    let mut rules = nft.rules(INET, POSTROUTING.name)?;
-    rules.retain(|rule| rule.comment == owner.0);
-    Ok(rules)
+    nft.rules(INET, POSTROUTING.name, |comment| comment == owner.0)
 }
 
 fn without_rules(changes: Transaction, rules: &[Rule]) -> Transaction {

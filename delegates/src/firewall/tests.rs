@@ -65,7 +65,7 @@ fn write_foreign(nft: &Netlink) {
 }
 
 fn read_foreign(nft: &Netlink) -> (Vec<Rule>, Vec<Element>) {
-    (nft.rules(FOREIGN, "postrouting").unwrap(), nft.elements(FOREIGN, CHECKED.name).unwrap())
+    (nft.rules(FOREIGN, "postrouting", |_| true).unwrap(), nft.elements(FOREIGN, CHECKED.name).unwrap())
 }
 
 fn delete_table(nft: &Netlink, table: Table<'_>) {
@@ -154,7 +154,7 @@ fn the_spoof_checks_own_rule_is_missed_too() {
         assert!(!is_spoof_checked(&nft, &pod("a"), "veth1", mac(1)).unwrap());
         check_spoofing(&nft, &pod("b"), "veth2", mac(2)).unwrap();
         assert!(is_spoof_checked(&nft, &pod("a"), "veth1", mac(1)).unwrap());
-        assert_eq!(nft.rules(BRIDGE, PREROUTING.name).unwrap().len(), 1);
+        assert_eq!(nft.rules(BRIDGE, PREROUTING.name, |_| true).unwrap().len(), 1);
     });
 }
 

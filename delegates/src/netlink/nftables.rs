@@ -6,7 +6,7 @@ mod expressions;
 
 use nix::errno::Errno;
 
-use super::message::{Attributes, Message, text};
+use super::message::{Attributes, Message};
 use super::socket::{Error, Netlink, Request, Result};
 pub use expressions::{Expression, Expressions, Layer, Register};
 
@@ -291,14 +291,14 @@ impl Netlink {
         refused.map_or(Ok(()), Err)
     }
 
-    /// The rules of a chain, in order; none when there is no such chain.
+    /// The rules of a chain whose comment is `wanted`, in order; none when there is no such chain.
     ///
     /// # Errors
     /// The kernel's refusal.
-    pub fn rules(&self, table: Table<'_>, chain: &str) -> Result<Vec<Rule>> {
+    pub fn rules(&self, table: Table<'_>, chain: &str, wanted: impl Fn(&str) -> bool) -> Result<Vec<Rule>> {
         let message = table.message(libc::NFT_MSG_GETRULE, 0).text(RULE_TABLE, table.name).text(RULE_CHAIN, chain);
         let request = Request::new(format!("list chain {chain} of {table}"), message);
-        none_if_absent(self.dump(request, |payload| read_rule(payload, chain)))
+        none_if_absent(self.dump(request, |payload| read_rule(payload, &wanted)))
     }
 
     /// The elements of a set, in no order; none when there is no such set.
@@ -341,13 +341,14 @@ fn none_if_absent<T>(listed: Result<Vec<T>>) -> Result<Vec<T>> {
     }
 }
 
-fn read_rule(payload: &[u8], chain: &str) -> Option<Rule> {
+fn read_rule(payload: &[u8], wanted: impl Fn(&str) -> bool) -> Option<Rule> {
     let attributes = Attributes(payload.get(4..)?);
-    // Kernels before 4.4 do not filter.
-    (attributes.get(RULE_CHAIN).map(text).as_deref() == Some(chain)).then_some(())?;
+    let comment = read_comment(attributes.get(RULE_USERDATA));
+    // Most are another owner's: they are not worth reading to the end.
+    wanted(comment).then_some(())?;
     Some(Rule {
         handle: u64::from_be_bytes(attributes.get(RULE_HANDLE)?.try_into().ok()?),
-        comment: read_comment(attributes.get(RULE_USERDATA)),
+        comment: comment.to_owned(),
         expressions: expressions::read(attributes.nested(RULE_EXPRESSIONS)),
     })
 }
@@ -358,7 +359,7 @@ fn read_elements(payload: &[u8]) -> Vec<Element> {
         let element = Attributes(element);
         Some(Element {
             key: element.nested(ELEMENT_KEY).get(DATA_VALUE)?.to_vec(),
-            comment: read_comment(element.get(ELEMENT_USERDATA)),
+            comment: read_comment(element.get(ELEMENT_USERDATA)).to_owned(),
         })
     };
     attributes.nested(ELEMENTS).filter_map(|(_, element)| read(element)).collect()
@@ -375,16 +376,15 @@ fn write_comment(comment: &str) -> Option<Vec<u8>> {
     })
 }
 
-fn read_comment(user_data: Option<&[u8]>) -> String {
+/// The comment; empty when there is none or it is no text.
+fn read_comment(user_data: Option<&[u8]>) -> &str {
     let mut rest = user_data.unwrap_or_default();
     while let [kind, length, more @ ..] = rest {
-        let Some(value) = more.get(..usize::from(*length)) else {
-            break;
-        };
+        let Some(value) = more.get(..usize::from(*length)) else { break };
         if *kind == COMMENT {
-            return text(value);
+            return std::str::from_utf8(value).unwrap_or_default().trim_end_matches('\0');
         }
-        rest = &more[value.len()..];
+        rest = more.get(value.len()..).unwrap_or_default();
     }
-    String::new()
+    ""
 }
