@@ -4,13 +4,16 @@
 use nix::errno::Errno;
 
 use super::Owner;
-use crate::netlink::nftables::{BaseChain, Expression, Expressions, JumpMap, Register, Rule, Table, Transaction};
+use crate::netlink::nftables::{BaseChain, Expressions, JumpMap, Register, Rule, Table, Transaction};
 use crate::netlink::{Netlink, Result};
 
 /// Where a key that several owners have is looked up: a map holds it once, for the first of them.
 const SHARED: &str = "shared";
 /// A change that another's overtakes is worked out anew this often before it is an error.
 const TRIES: usize = 10;
+
+/// Writes a rule.
+pub(super) type RuleWriter = Box<dyn Fn(Expressions) -> Expressions>;
 
 /// A base chain that leads each packet to its owner's chain.
 pub(super) struct Dispatch {
@@ -38,12 +41,15 @@ pub(super) struct Entry {
     pub note: String,
     pub key: &'static Key,
     pub value: Vec<u8>,
-    pub rule: Box<dyn Fn(Expressions) -> Expressions>,
+    pub rule: RuleWriter,
 }
 
 impl Dispatch {
     /// Makes the owner's chain of exactly these entries, and all that leads there.
     pub fn attach(&self, nft: &Netlink, owner: &Owner, entries: &[Entry]) -> Result<()> {
+        if entries.is_empty() {
+            return self.detach(nft, owner);
+        }
         retry(|| {
             let rules = nft.rules(self.table, &owner.chain())?;
             if rules.len() == entries.len() && self.has_all(nft, owner, &rules, entries)? {
@@ -61,7 +67,7 @@ impl Dispatch {
 
     /// Whether packets of these entries find their rules.
     pub fn is_attached(&self, nft: &Netlink, owner: &Owner, entries: &[Entry]) -> Result<bool> {
-        self.has_all(nft, owner, &nft.rules(self.table, &owner.chain())?, entries)
+        Ok(entries.is_empty() || self.has_all(nft, owner, &nft.rules(self.table, &owner.chain())?, entries)?)
     }
 
     /// All who have a chain.
@@ -74,17 +80,18 @@ impl Dispatch {
 
     fn attachment(&self, nft: &Netlink, owner: &Owner, entries: &[Entry]) -> Result<Transaction> {
         let chain = owner.chain();
-        let start = self.setup().inner_chain(self.table, &chain);
-        entries.iter().try_fold(start, |changes, entry| {
-            let changes = changes.rule(self.table, &chain, &entry.rule, &entry.note, self.feature);
+        let changes = entries.iter().fold(self.setup().inner_chain(self.table, &chain), |changes, entry| {
+            changes.rule(self.table, &chain, &entry.rule, &entry.note, self.feature)
+        });
+        distinct_keys(entries).into_iter().try_fold(changes, |changes, entry| {
             let Entry { key, value, .. } = entry;
             let taken = nft.jump_of(self.table, key.map, value)?.is_some();
-            Ok(match (taken, self.shares) {
-                (false, _) => changes.jump(self.table, key.map, value, &chain),
-                (true, false) => {
-                    changes.delete_jump(self.table, key.map, value).jump(self.table, key.map, value, &chain)
-                }
-                (true, true) => changes.rule(self.table, SHARED, shared_rule(entry, &chain), &owner.0, ""),
+            Ok(if taken && self.shares {
+                changes.rule(self.table, SHARED, shared_rule(entry, &chain), &owner.0, "")
+            } else if taken {
+                changes.delete_jump(self.table, key.map, value).jump(self.table, key.map, value, &chain)
+            } else {
+                changes.jump(self.table, key.map, value, &chain)
             })
         })
     }
@@ -92,14 +99,26 @@ impl Dispatch {
     /// Everything that is not an owner's. The base chain is made anew each time, in the same instant: that costs less
     /// than to look whether it is as we left it.
     fn setup(&self) -> Transaction {
-        let tables = Transaction::default().table(self.table).inner_chain(self.table, SHARED);
-        let maps = self.keys.iter().fold(tables, |changes, key| changes.map(self.table, key.map));
-        let base = maps.chain(self.table, self.base, self.feature).flush(self.table, self.base.name);
-        let rules = self
-            .keys
-            .iter()
-            .fold(base, |changes, key| changes.rule(self.table, self.base.name, key.lead(), "", self.feature));
-        rules.rule(self.table, self.base.name, |rule| rule.jump(SHARED), "", self.feature)
+        let mut changes = Transaction::default().table(self.table);
+        if self.shares {
+            changes = changes.inner_chain(self.table, SHARED);
+        }
+        for key in self.keys {
+            changes = changes.map(self.table, key.map);
+        }
+        changes = changes.chain(self.table, self.base, self.feature).flush(self.table, self.base.name);
+        for rule in self.base_rules() {
+            changes = changes.rule(self.table, self.base.name, rule, "", self.feature);
+        }
+        changes
+    }
+
+    fn base_rules(&self) -> Vec<RuleWriter> {
+        let lead = |key: &'static Key| -> RuleWriter {
+            Box::new(move |rule| (key.load)(rule).jump_by(Register::FIRST, key.map))
+        };
+        let shared: Option<RuleWriter> = self.shares.then(|| Box::new(|rule: Expressions| rule.jump(SHARED)) as _);
+        self.keys.iter().map(lead).chain(shared).collect()
     }
 
     /// In two steps: some kernels release a chain from what jumped to it only once that change is made.
@@ -125,7 +144,7 @@ impl Dispatch {
         let entries: Vec<Entry> =
             nft.rules(self.table, chain)?.iter().filter_map(|rule| (self.read)(&rule.comment)).collect();
         let mut ways = Vec::new();
-        for Entry { key, value, .. } in &entries {
+        for Entry { key, value, .. } in distinct_keys(&entries) {
             if nft.jump_of(self.table, key.map, value)?.as_deref() == Some(chain) {
                 ways.push((key.map, value.clone()));
             }
@@ -160,18 +179,21 @@ impl Dispatch {
     }
 
     fn has_base(&self, nft: &Netlink) -> Result<bool> {
-        let mut expected: Vec<Vec<Expression>> =
-            self.keys.iter().map(|key| Expressions::describe(key.lead())).collect();
-        expected.push(Expressions::describe(|rule| rule.jump(SHARED)));
+        let expected = self.base_rules().into_iter().map(Expressions::describe);
         let rules = nft.rules(self.table, self.base.name)?;
         Ok(rules.into_iter().map(|rule| rule.expressions).eq(expected))
     }
 }
 
-impl Key {
-    fn lead(&self) -> impl Fn(Expressions) -> Expressions {
-        |rule| (self.load)(rule).jump_by(Register::FIRST, self.map)
+/// An owner can have one address in two subnets: two rules, one key.
+fn distinct_keys(entries: &[Entry]) -> Vec<&Entry> {
+    let mut distinct: Vec<&Entry> = Vec::new();
+    for entry in entries {
+        if !distinct.iter().any(|other| other.key.map.name == entry.key.map.name && other.value == entry.value) {
+            distinct.push(entry);
+        }
     }
+    distinct
 }
 
 fn shared_rule(entry: &Entry, chain: &str) -> impl Fn(Expressions) -> Expressions {

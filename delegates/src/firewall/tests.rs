@@ -142,6 +142,75 @@ fn what_an_owner_has_no_longer_goes() {
 }
 
 #[test]
+fn one_address_in_two_subnets_is_masqueraded_in_both_and_gone_from_both() {
+    in_own_namespace(|| {
+        let nft = Netlink::netfilter().unwrap();
+        let addresses = nets(&["10.1.0.2/24", "10.1.0.2/16", "10.1.0.2/24"]);
+        for owner in [pod("a"), pod("b")] {
+            masquerade(&nft, &owner, &addresses).unwrap();
+            assert!(is_masqueraded(&nft, &owner, &addresses).unwrap());
+        }
+        for owner in [pod("a"), pod("b")] {
+            unmasquerade(&nft, &owner).unwrap();
+        }
+        assert_eq!(leftovers(&nft), [""; 0]);
+    });
+}
+
+#[test]
+fn no_address_is_nothing_to_masquerade() {
+    in_own_namespace(|| {
+        let nft = Netlink::netfilter().unwrap();
+        masquerade(&nft, &pod("a"), &nets(&["10.1.0.2/24"])).unwrap();
+        masquerade(&nft, &pod("a"), &[]).unwrap();
+        assert!(is_masqueraded(&nft, &pod("a"), &[]).unwrap());
+        assert_eq!(leftovers(&nft), [""; 0]);
+    });
+}
+
+#[test]
+fn chains_that_somebody_emptied_leave_nothing_behind() {
+    in_own_namespace(|| {
+        let nft = Netlink::netfilter().unwrap();
+        let addresses = nets(&["10.1.0.2/24", "fd00:1::2/64"]);
+        let empty_all = |dispatch: Dispatch| {
+            let chains = nft.chains(dispatch.table).unwrap();
+            let changes = chains.iter().fold(Transaction::default(), |c, chain| c.flush(dispatch.table, chain));
+            nft.transaction(changes).unwrap();
+        };
+        for id in ["a", "b"] {
+            masquerade(&nft, &pod(id), &addresses).unwrap();
+            check_spoofing(&nft, &pod(id), &format!("veth{id}"), mac(1)).unwrap();
+        }
+        empty_all(MASQUERADE);
+        empty_all(SPOOF_CHECK);
+        assert!(!is_masqueraded(&nft, &pod("a"), &addresses).unwrap());
+        assert!(!is_spoof_checked(&nft, &pod("a"), "vetha", mac(1)).unwrap());
+        masquerade(&nft, &pod("b"), &addresses).unwrap();
+        check_spoofing(&nft, &pod("b"), "vethb", mac(1)).unwrap();
+        assert!(is_masqueraded(&nft, &pod("b"), &addresses).unwrap());
+        assert!(is_spoof_checked(&nft, &pod("b"), "vethb", mac(1)).unwrap());
+        for id in ["a", "b"] {
+            unmasquerade(&nft, &pod(id)).unwrap();
+            uncheck_spoofing(&nft, &pod(id)).unwrap();
+        }
+        assert_eq!(leftovers(&nft), [""; 0]);
+    });
+}
+
+#[test]
+fn a_kernel_without_nat_is_told_so() {
+    in_own_namespace(|| {
+        let nft = Netlink::netfilter().unwrap();
+        let base = BaseChain { kind: "nosuch", ..MASQUERADE.base };
+        let changes = Transaction::default().table(MASQUERADE.table).chain(MASQUERADE.table, base, MASQUERADE.feature);
+        let error = nft.transaction(changes).unwrap_err().to_string();
+        assert!(error.contains("create chain postrouting") && error.contains("nft_chain_nat"), "{error}");
+        assert_eq!(nft.chains(MASQUERADE.table).unwrap(), [""; 0]);
+    });
+}
+
+#[test]
 fn what_a_reload_took_away_is_noticed_and_put_back() {
     in_own_namespace(|| {
         let nft = Netlink::netfilter().unwrap();

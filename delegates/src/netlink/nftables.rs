@@ -155,9 +155,9 @@ impl Transaction {
         self.and(format!("create {table}"), message, feature)
     }
 
-    /// Deletes a table with all that is in it.
-    #[must_use]
-    pub fn delete_table(self, table: Table<'_>) -> Self {
+    /// Deletes a table with all that is in it, as somebody else may.
+    #[cfg(test)]
+    pub(crate) fn delete_table(self, table: Table<'_>) -> Self {
         let message = table.message(libc::NFT_MSG_DELTABLE, 0).text(TABLE_NAME, table.name);
         self.and(format!("delete {table}"), message, "")
     }
@@ -448,4 +448,44 @@ fn read_comment(user_data: Option<&[u8]>) -> &str {
         rest = more.get(value.len()..).unwrap_or_default();
     }
     ""
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_comment_comes_back_as_it_was_written() {
+        for comment in ["", "pod/a", &"c".repeat(COMMENT_MAX - 1)] {
+            assert_eq!(read_comment(write_comment(comment).as_deref()), comment);
+        }
+        assert_eq!(write_comment(&"c".repeat(COMMENT_MAX)), None);
+    }
+
+    #[test]
+    fn user_data_of_others_is_read_as_far_as_it_goes() {
+        let cases: [(&[u8], &str); 6] = [
+            (&[], ""),
+            (&[0], ""),
+            (&[0, 9, b'a'], ""),
+            (&[7, 1, 0, 0, 2, b'a', 0], "a"),
+            (&[0, 2, 0xff, 0], ""),
+            (&[7, 255, 0], ""),
+        ];
+        for (bytes, comment) in cases {
+            assert_eq!(read_comment(Some(bytes)), comment, "{bytes:?}");
+        }
+    }
+
+    #[test]
+    fn what_the_kernel_lacks_is_named_unless_it_says_more_itself() {
+        let refusal = |errno, message: Option<&str>| {
+            let error = Error { operation: "create".into(), errno, message: message.map(str::to_owned) };
+            name_lack(error, "nat").message
+        };
+        assert_eq!(refusal(Errno::ENOENT, None).as_deref(), Some("the kernel lacks nat"));
+        assert_eq!(refusal(Errno::EOPNOTSUPP, None).as_deref(), Some("the kernel lacks nat"));
+        assert_eq!(refusal(Errno::ENOENT, Some("No such type")).as_deref(), Some("No such type"));
+        assert_eq!(refusal(Errno::EPERM, None), None);
+    }
 }
