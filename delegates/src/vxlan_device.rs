@@ -17,7 +17,7 @@ use crate::netlink::address::{ip, ip_bytes};
 use crate::netlink::link::{self, data_u8, data_u32};
 use crate::netlink::message::Message;
 use crate::netlink::neighbour::ForwardingEntry;
-use crate::netlink::{Link, MacAddress, NewLink};
+use crate::netlink::{Link, LinkChange, MacAddress, NewLink};
 use crate::netns::Namespace;
 use crate::shared::{self, SharedLock};
 
@@ -151,9 +151,8 @@ impl VxlanDevice {
         let master = interface::master(cx.host, self.master.as_deref())?;
         self.check_mtu(&master)?;
         if let Some(device) = self.find(cx)? {
-            let bridge = self.bridge.ensure(cx)?;
-            match self.compare(cx, &device, &bridge, &master) {
-                Ok(()) => return Ok(Present { device, bridge, is_new: false }),
+            match self.compare(cx, &device, &self.named_bridge(cx)?, &master) {
+                Ok(()) => return self.bring_up(cx, device),
                 Err(difference) if !self.remove_if_unused(cx, lock)? => return Err(difference),
                 Err(_) => {}
             }
@@ -199,12 +198,13 @@ impl VxlanDevice {
             let master = interface::master(cx.host, self.master.as_deref())?;
             self.check_mtu(&master)?;
             self.bridge.status(cx)?;
-            let (Some(device), Some(bridge)) = (self.find(cx)?, cx.host.netlink.link_by_name(&self.bridge.name)?)
-            else {
-                return Ok(());
+            let Some(device) = self.find(cx)? else { return Ok(()) };
+            let in_use = || match device.master {
+                Some(master) => is_used(cx.host, self.vni, master),
+                None => Ok(false),
             };
-            match self.compare(cx, &device, &bridge, &master) {
-                Err(difference) if is_used(cx.host, self.vni, &bridge)? => Err(difference),
+            match self.compare(cx, &device, &self.named_bridge(cx)?, &master) {
+                Err(difference) if in_use()? => Err(difference),
                 _ => Ok(()),
             }
         };
@@ -213,6 +213,21 @@ impl VxlanDevice {
 
     fn find(&self, cx: &Context<'_>) -> Result<Option<Link>, CniError> {
         Ok(cx.host.netlink.link_by_name(&self.vni.device_name())?)
+    }
+
+    /// The bridge of the configured name; one that is not there has no index.
+    fn named_bridge(&self, cx: &Context<'_>) -> Result<Link, CniError> {
+        let missing = || Link { name: self.bridge.name.clone(), ..Link::default() };
+        Ok(cx.host.netlink.link_by_name(&self.bridge.name)?.unwrap_or_else(missing))
+    }
+
+    fn bring_up(&self, cx: &Context<'_>, device: Link) -> Result<Present, CniError> {
+        let bridge = self.bridge.ensure(cx)?;
+        if !device.is_up() {
+            let change = LinkChange::of(device.index, format!("bring up interface \"{}\"", device.name)).up();
+            cx.host.netlink.request(change.request()).map_err(|e| self.refused(cx, e))?;
+        }
+        Ok(Present { device, bridge, is_new: false })
     }
 
     fn is_v6(&self) -> bool {
@@ -437,7 +452,7 @@ fn remove_locked(host: &Namespace, vni: Vni, bridge: &str) -> Result<bool, CniEr
         None => netlink.link_by_name(bridge)?,
     };
     if let Some(bridge) = &bridge
-        && is_used(host, vni, bridge)?
+        && is_used(host, vni, bridge.index)?
     {
         return Ok(false);
     }
@@ -461,8 +476,8 @@ fn remove_locked(host: &Namespace, vni: Vni, bridge: &str) -> Result<bool, CniEr
 
 /// Whether anything but the VNI's own device is a port of the bridge. The host's end of a pod that is just going (its
 /// namespace has no id any more) does not count.
-fn is_used(host: &Namespace, vni: Vni, bridge: &Link) -> Result<bool, CniError> {
+fn is_used(host: &Namespace, vni: Vni, bridge: u32) -> Result<bool, CniError> {
     let name = vni.device_name();
-    let ports = host.netlink.ports(bridge.index)?;
+    let ports = host.netlink.ports(bridge)?;
     Ok(ports.iter().any(|port| port.name != name && port.parent_netns != Some(-1)))
 }
