@@ -13,7 +13,7 @@ use crate::bridge_device::BridgeDevice;
 use crate::cni::{CniError, code};
 use crate::delegate::Context;
 use crate::interface;
-use crate::netlink::address::{ip, ip_bytes};
+use crate::netlink::address::{self, ip, ip_bytes};
 use crate::netlink::link::{self, data_u8, data_u32};
 use crate::netlink::message::Message;
 use crate::netlink::neighbour::ForwardingEntry;
@@ -96,7 +96,7 @@ impl fmt::Display for Vni {
 pub enum Flood {
     /// To a multicast group of the underlay.
     Group(IpAddr),
-    /// To each of these VTEPs (head-end replication); to none at all when it is empty.
+    /// To each of these VTEPs but the node's own (head-end replication); to none at all when it is empty.
     Remotes(BTreeSet<IpAddr>),
 }
 
@@ -230,6 +230,22 @@ impl VxlanDevice {
         Ok(Present { device, bridge, is_new: false })
     }
 
+    /// The VTEPs to flood to: the configured ones without this node itself, so that one list serves all nodes. Frames sent
+    /// to an address of its own the kernel would hand straight back (`vxlan_encap_bypass`), and the bridge would take the
+    /// VXLAN device for the place of its own pods.
+    fn remotes(&self, cx: &Context<'_>) -> Result<BTreeSet<IpAddr>, CniError> {
+        let mut remotes = match &self.flood {
+            Flood::Remotes(remotes) => remotes.clone(),
+            Flood::Group(_) => BTreeSet::new(),
+        };
+        if let Some(remote) = remotes.first() {
+            for own in cx.host.netlink.all_addresses(address::family(*remote))? {
+                remotes.remove(&own.net.addr());
+            }
+        }
+        Ok(remotes)
+    }
+
     fn is_v6(&self) -> bool {
         let other = match &self.flood {
             Flood::Group(group) => Some(group),
@@ -276,7 +292,8 @@ impl VxlanDevice {
         let device = self.find(cx)?.ok_or_else(|| {
             CniError::new(code::DELEGATE, format!("VXLAN interface \"{name}\" vanished as soon as it was made"))
         })?;
-        if let Flood::Remotes(remotes) = &self.flood {
+        let remotes = self.remotes(cx)?;
+        if !remotes.is_empty() {
             let entries = remotes.iter().map(|remote| ForwardingEntry::flood(device.index, *remote).append());
             cx.host.netlink.request_all(entries.collect())?;
         }
@@ -367,9 +384,9 @@ impl VxlanDevice {
         };
         let address = |v4, v6| data.get(v4).or_else(|| data.get(v6)).and_then(ip);
         let number = |n: Option<u32>| n.map_or("none".to_owned(), |n| n.to_string());
-        let (group, remotes) = match &self.flood {
-            Flood::Group(group) => (Some(*group), BTreeSet::new()),
-            Flood::Remotes(remotes) => (None, remotes.clone()),
+        let group = match &self.flood {
+            Flood::Group(group) => Some(*group),
+            Flood::Remotes(_) => None,
         };
         let largest = self.largest_mtu(master);
         // Without a configured one any MTU that the underlay carries will do: the pods follow the device.
@@ -380,7 +397,7 @@ impl VxlanDevice {
             Difference::of("port", number(port(device).map(u32::from)), self.port.to_string()),
             Difference::of("local", shown(address(attribute::LOCAL, attribute::LOCAL6)), shown(self.local)),
             Difference::of("group", shown(address(attribute::GROUP, attribute::GROUP6)), shown(group)),
-            Difference::of("remotes", listed(&flooded_to(cx, device)?), listed(&remotes)),
+            Difference::of("remotes", listed(&flooded_to(cx, device)?), listed(&self.remotes(cx)?)),
             Difference::of(
                 "learning",
                 (data_u8(data, attribute::LEARNING) != Some(0)).to_string(),
@@ -474,10 +491,9 @@ fn remove_locked(host: &Namespace, vni: Vni, bridge: &str) -> Result<bool, CniEr
     Ok(true)
 }
 
-/// Whether anything but the VNI's own device is a port of the bridge. The host's end of a pod that is just going (its
-/// namespace has no id any more) does not count.
+/// Whether anything but the VNI's own device is a port of the bridge.
 fn is_used(host: &Namespace, vni: Vni, bridge: u32) -> Result<bool, CniError> {
     let name = vni.device_name();
     let ports = host.netlink.ports(bridge)?;
-    Ok(ports.iter().any(|port| port.name != name && port.parent_netns != Some(-1)))
+    Ok(ports.iter().any(|port| port.name != name))
 }

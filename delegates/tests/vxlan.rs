@@ -40,6 +40,12 @@ fn pods_of_two_nodes_talk() {
                 json!({"remotes": ["192.0.2.1"]}),
                 1450,
             ),
+            (
+                "one list for all nodes",
+                json!({"remotes": ["192.0.2.1", "192.0.2.2"]}),
+                json!({"remotes": ["192.0.2.1", "192.0.2.2"]}),
+                1450,
+            ),
             ("IPv6 remotes", json!({"remotes": ["2001:db8::2"]}), json!({"remotes": ["2001:db8::1"]}), 1430),
             (
                 "IPv6 remotes and local",
@@ -233,6 +239,23 @@ fn a_device_left_without_pods_is_made_anew_for_another_configuration() {
 }
 
 #[test]
+fn a_node_does_not_flood_to_itself() {
+    on_host("a_node_does_not_flood_to_itself", |_| {
+        for (remotes, others) in [
+            (["192.0.2.1", "192.0.2.2", "192.0.2.3"], vec!["192.0.2.2", "192.0.2.3"]),
+            (["2001:db8::3", "2001:db8::2", "2001:db8::1"], vec!["2001:db8::2", "2001:db8::3"]),
+        ] {
+            let [node, _other] = nodes();
+            let pod = Pod::new();
+            let net = node.network(&pod, "c1", json!({"remotes": remotes}));
+            net.add().unwrap();
+            assert_eq!(node.remotes("mvx7"), others);
+            net.check().unwrap();
+        }
+    });
+}
+
+#[test]
 fn an_agent_removes_the_devices_later() {
     on_host("an_agent_removes_the_devices_later", |_| {
         let [node, _other] = nodes();
@@ -359,6 +382,21 @@ fn del_needs_neither_the_pod_nor_a_right_configuration_nor_the_devices() {
         net.del().unwrap();
         assert_eq!(node.links(), ["lo", "up0"]);
         net.del().unwrap();
+    });
+}
+
+#[test]
+fn a_pod_whose_namespace_is_just_going_does_not_hold_the_devices() {
+    on_host("a_pod_whose_namespace_is_just_going_does_not_hold_the_devices", |_| {
+        let [node, _other] = nodes();
+        for _ in 0..8 {
+            let pod = Pod::new();
+            let net = node.network(&pod, "c1", json!({}));
+            net.add().unwrap();
+            drop(pod);
+            Network { netns: None, ..net }.del().unwrap();
+            assert_eq!(node.links(), ["lo", "up0"]);
+        }
     });
 }
 
@@ -631,7 +669,9 @@ impl Node {
     fn remotes(&self, name: &str) -> Vec<String> {
         let index = link(self.host(), name).unwrap().index;
         let entries = self.host().netlink.forwarding_entries(index).unwrap();
-        entries.iter().map(|entry| entry.remote.to_string()).collect()
+        let mut remotes: Vec<String> = entries.iter().map(|entry| entry.remote.to_string()).collect();
+        remotes.sort();
+        remotes
     }
 
     fn delete(&self, name: &str) {
