@@ -60,10 +60,13 @@ pub fn configure(
     let mut batch: Vec<Request> = v4.into_iter().map(add).collect();
     batch.push(LinkChange::of(link.index, format!("bring up interface \"{}\"", link.name)).up().request());
     batch.extend(v6.into_iter().map(add));
+    let mut routes = routes(result, link.index, position)?;
     if settings.routed {
-        batch.extend(gateway_routes(result, link.index, position).iter().map(Route::add));
+        let to_gateways = gateway_routes(result, link.index, position);
+        batch.extend(to_gateways.iter().map(Route::add));
+        routes.iter_mut().for_each(|route| route.onlink = is_past(route, &to_gateways));
     }
-    batch.extend(routes(result, link.index, position)?.into_iter().map(|route| routed(route, settings).add()));
+    batch.extend(routes.iter().map(Route::add));
     pod.netlink.request_all(batch)?;
     if pod.has_ipv6() { settle(pod, link, settings, deadline) } else { Ok(()) }
 }
@@ -118,9 +121,10 @@ pub fn gateway_routes(result: &CniResult, index: u32, position: usize) -> Vec<Ro
     routes
 }
 
-/// On a link that leads to the host alone every gateway is behind it, in its subnet or not.
-fn routed(route: Route, settings: Settings) -> Route {
-    Route { onlink: settings.routed && route.gateway.is_some(), ..route }
+/// Whether a route goes by a gateway that there is no route to: on a link that leads to the host alone it is behind that
+/// link nevertheless.
+fn is_past(route: &Route, to_gateways: &[Route]) -> bool {
+    route.gateway.is_some_and(|gateway| !to_gateways.iter().any(|to| to.destination == IpNet::from(gateway)))
 }
 
 fn number<T: TryFrom<i64>>(route: &ResultRoute, key: &str, value: Option<i64>) -> Result<Option<T>, CniError> {
