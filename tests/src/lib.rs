@@ -1,3 +1,5 @@
-//! What the end-to-end tests share.
+//! What the end-to-end tests share: namespaces, a node to run our plugin on, and the virtual machine.
 
+pub mod netns;
+pub mod node;
 pub mod vm;

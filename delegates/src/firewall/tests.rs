@@ -9,6 +9,7 @@ use std::time::Duration;
 use nix::sched::{CloneFlags, unshare};
 
 use super::*;
+use crate::netlink::nftables::{Jump, Rule, Transaction};
 use crate::netlink::{LinkChange, NewLink, address, route::Route};
 
 /// Runs a test in a fresh network namespace. Whoever is not root gets one of their own by running the test again in a
@@ -48,24 +49,39 @@ fn mac(last: u8) -> MacAddress {
     MacAddress([2, 0, 0, 0, 0, last])
 }
 
-/// A table of somebody else, with rules and elements that look like ours.
+/// A table of somebody else, with a chain and a map that look like ours.
 const FOREIGN: Table<'static> = Table { family: Family::Inet, name: "somebody" };
 
 fn write_foreign(nft: &Netlink) {
-    let chain = BaseChain { name: "postrouting", ..POSTROUTING };
+    let (base, address) = (MASQUERADE.base, masquerading("10.9.0.2/24".parse().unwrap()));
+    let chain = pod("a").chain();
     nft.transaction(
         Transaction::default()
             .table(FOREIGN)
-            .chain(FOREIGN, chain, NAT)
-            .rule(FOREIGN, chain.name, |rule| masquerading(rule, "10.9.0.2/24".parse().unwrap()), &pod("a").0, NAT)
-            .set(FOREIGN, CHECKED)
-            .element(FOREIGN, CHECKED, &spoof_keys("veth1", mac(1)).0, &pod("a").0),
+            .chain(FOREIGN, base, MASQUERADE.feature)
+            .rule(FOREIGN, base.name, &address.rule, "theirs", MASQUERADE.feature)
+            .inner_chain(FOREIGN, &chain)
+            .map(FOREIGN, SOURCE_V4.map)
+            .jump(FOREIGN, SOURCE_V4.map, &address.value, &chain),
     )
     .unwrap();
 }
 
-fn read_foreign(nft: &Netlink) -> (Vec<Rule>, Vec<Element>) {
-    (nft.rules(FOREIGN, "postrouting").unwrap(), nft.elements(FOREIGN, CHECKED.name).unwrap())
+fn read_foreign(nft: &Netlink) -> (Vec<Rule>, Vec<Jump>) {
+    (nft.rules(FOREIGN, "postrouting").unwrap(), nft.jumps(FOREIGN, SOURCE_V4.map).unwrap())
+}
+
+/// All that our tables hold for anybody.
+fn leftovers(nft: &Netlink) -> Vec<String> {
+    let mut left: Vec<String> = Vec::new();
+    for dispatch in [MASQUERADE, SPOOF_CHECK] {
+        left.extend(dispatch.owners(nft).unwrap().iter().map(Owner::to_string));
+        left.extend(nft.rules(dispatch.table, "shared").unwrap().into_iter().map(|rule| rule.comment));
+        for key in dispatch.keys {
+            left.extend(nft.jumps(dispatch.table, key.map).unwrap().into_iter().map(|jump| jump.chain));
+        }
+    }
+    left
 }
 
 fn delete_table(nft: &Netlink, table: Table<'_>) {
@@ -82,12 +98,12 @@ fn masquerading_begins_once_and_ends_for_good() {
         for _ in 0..2 {
             masquerade(&nft, &pod("a"), &addresses).unwrap();
             assert!(is_masqueraded(&nft, &pod("a"), &addresses).unwrap());
-            assert_eq!(rules_of(&nft, &pod("a")).unwrap().len(), 2);
+            assert_eq!(nft.rules(MASQUERADE.table, &pod("a").chain()).unwrap().len(), 2);
         }
         for _ in 0..2 {
             unmasquerade(&nft, &pod("a")).unwrap();
             assert!(!is_masqueraded(&nft, &pod("a"), &addresses).unwrap());
-            assert_eq!(masqueraded_owners(&nft).unwrap(), []);
+            assert_eq!(leftovers(&nft), [""; 0]);
         }
     });
 }
@@ -126,14 +142,83 @@ fn what_an_owner_has_no_longer_goes() {
 }
 
 #[test]
+fn one_address_in_two_subnets_is_masqueraded_in_both_and_gone_from_both() {
+    in_own_namespace(|| {
+        let nft = Netlink::netfilter().unwrap();
+        let addresses = nets(&["10.1.0.2/24", "10.1.0.2/16", "10.1.0.2/24"]);
+        for owner in [pod("a"), pod("b")] {
+            masquerade(&nft, &owner, &addresses).unwrap();
+            assert!(is_masqueraded(&nft, &owner, &addresses).unwrap());
+        }
+        for owner in [pod("a"), pod("b")] {
+            unmasquerade(&nft, &owner).unwrap();
+        }
+        assert_eq!(leftovers(&nft), [""; 0]);
+    });
+}
+
+#[test]
+fn no_address_is_nothing_to_masquerade() {
+    in_own_namespace(|| {
+        let nft = Netlink::netfilter().unwrap();
+        masquerade(&nft, &pod("a"), &nets(&["10.1.0.2/24"])).unwrap();
+        masquerade(&nft, &pod("a"), &[]).unwrap();
+        assert!(is_masqueraded(&nft, &pod("a"), &[]).unwrap());
+        assert_eq!(leftovers(&nft), [""; 0]);
+    });
+}
+
+#[test]
+fn chains_that_somebody_emptied_leave_nothing_behind() {
+    in_own_namespace(|| {
+        let nft = Netlink::netfilter().unwrap();
+        let addresses = nets(&["10.1.0.2/24", "fd00:1::2/64"]);
+        let empty_all = |dispatch: Dispatch| {
+            let chains = nft.chains(dispatch.table).unwrap();
+            let changes = chains.iter().fold(Transaction::default(), |c, chain| c.flush(dispatch.table, chain));
+            nft.transaction(changes).unwrap();
+        };
+        for id in ["a", "b"] {
+            masquerade(&nft, &pod(id), &addresses).unwrap();
+            check_spoofing(&nft, &pod(id), &format!("veth{id}"), mac(1)).unwrap();
+        }
+        empty_all(MASQUERADE);
+        empty_all(SPOOF_CHECK);
+        assert!(!is_masqueraded(&nft, &pod("a"), &addresses).unwrap());
+        assert!(!is_spoof_checked(&nft, &pod("a"), "vetha", mac(1)).unwrap());
+        masquerade(&nft, &pod("b"), &addresses).unwrap();
+        check_spoofing(&nft, &pod("b"), "vethb", mac(1)).unwrap();
+        assert!(is_masqueraded(&nft, &pod("b"), &addresses).unwrap());
+        assert!(is_spoof_checked(&nft, &pod("b"), "vethb", mac(1)).unwrap());
+        for id in ["a", "b"] {
+            unmasquerade(&nft, &pod(id)).unwrap();
+            uncheck_spoofing(&nft, &pod(id)).unwrap();
+        }
+        assert_eq!(leftovers(&nft), [""; 0]);
+    });
+}
+
+#[test]
+fn a_kernel_without_nat_is_told_so() {
+    in_own_namespace(|| {
+        let nft = Netlink::netfilter().unwrap();
+        let base = BaseChain { kind: "nosuch", ..MASQUERADE.base };
+        let changes = Transaction::default().table(MASQUERADE.table).chain(MASQUERADE.table, base, MASQUERADE.feature);
+        let error = nft.transaction(changes).unwrap_err().to_string();
+        assert!(error.contains("create chain postrouting") && error.contains("nft_chain_nat"), "{error}");
+        assert_eq!(nft.chains(MASQUERADE.table).unwrap(), [""; 0]);
+    });
+}
+
+#[test]
 fn what_a_reload_took_away_is_noticed_and_put_back() {
     in_own_namespace(|| {
         let nft = Netlink::netfilter().unwrap();
         let addresses = nets(&["10.1.0.2/24"]);
         masquerade(&nft, &pod("a"), &addresses).unwrap();
         check_spoofing(&nft, &pod("a"), "veth1", mac(1)).unwrap();
-        delete_table(&nft, INET);
-        delete_table(&nft, BRIDGE);
+        delete_table(&nft, MASQUERADE.table);
+        delete_table(&nft, SPOOF_CHECK.table);
         assert!(!is_masqueraded(&nft, &pod("a"), &addresses).unwrap());
         assert!(!is_spoof_checked(&nft, &pod("a"), "veth1", mac(1)).unwrap());
         unmasquerade(&nft, &pod("a")).unwrap();
@@ -150,11 +235,10 @@ fn the_spoof_checks_own_rule_is_missed_too() {
     in_own_namespace(|| {
         let nft = Netlink::netfilter().unwrap();
         check_spoofing(&nft, &pod("a"), "veth1", mac(1)).unwrap();
-        nft.transaction(Transaction::default().flush(BRIDGE, PREROUTING.name)).unwrap();
+        nft.transaction(Transaction::default().flush(SPOOF_CHECK.table, SPOOF_CHECK.base.name)).unwrap();
         assert!(!is_spoof_checked(&nft, &pod("a"), "veth1", mac(1)).unwrap());
         check_spoofing(&nft, &pod("b"), "veth2", mac(2)).unwrap();
         assert!(is_spoof_checked(&nft, &pod("a"), "veth1", mac(1)).unwrap());
-        assert_eq!(nft.rules(BRIDGE, PREROUTING.name).unwrap().len(), 1);
     });
 }
 
@@ -181,7 +265,7 @@ fn a_spoof_check_is_of_one_interface_one_mac_and_one_owner() {
         for _ in 0..2 {
             uncheck_spoofing(&nft, &pod("b")).unwrap();
             uncheck_spoofing(&nft, &pod("c")).unwrap();
-            assert_eq!(spoof_checked_owners(&nft).unwrap(), []);
+            assert_eq!(leftovers(&nft), [""; 0]);
         }
     });
 }
@@ -258,7 +342,7 @@ fn pods_come_and_go_at_once() {
 #[test]
 fn an_owner_fits_into_a_comment_whatever_its_names() {
     let id = "c".repeat(64);
-    assert_eq!(Owner::new(&id, "default/lan", "net1").to_string(), format!("{id} net1 default/lan"));
+    assert_eq!(Owner::new(&id, "default/lan", "net1").to_string(), format!("{id}/net1/default/lan"));
     for (id, network) in [(&id[..], "n".repeat(300)), (&"d".repeat(300), "é".repeat(200))] {
         let owner = Owner::new(id, &network, "interface-of-15");
         assert!(owner.0.len() < COMMENT_MAX, "{owner}");

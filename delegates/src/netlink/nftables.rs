@@ -34,20 +34,26 @@ const SET_NAME: u16 = 2;
 const SET_FLAGS: u16 = 3;
 const SET_KEY_TYPE: u16 = 4;
 const SET_KEY_LENGTH: u16 = 5;
+const SET_DATA_TYPE: u16 = 6;
 const SET_ID: u16 = 10;
+const SET_USERDATA: u16 = 13;
 
 const ELEMENTS_TABLE: u16 = 1;
 const ELEMENTS_SET: u16 = 2;
 const ELEMENTS: u16 = 3;
 const ELEMENT_KEY: u16 = 1;
-const ELEMENT_USERDATA: u16 = 6;
+const ELEMENT_DATA: u16 = 2;
 
 const DATA_VALUE: u16 = 1;
+const DATA_VERDICT: u16 = 2;
 
 /// The longest comment `nft` shows, its closing NUL included (`NFTNL_UDATA_COMMENT_MAXLEN`).
 pub const COMMENT_MAX: usize = 128;
-/// `NFTNL_UDATA_RULE_COMMENT` and `NFTNL_UDATA_SET_ELEM_COMMENT`: how `nft` marks a comment in user data.
+/// `NFTNL_UDATA_RULE_COMMENT`: how `nft` marks a comment in a rule's user data.
 const COMMENT: u8 = 0;
+/// `NFTNL_UDATA_SET_KEYBYTEORDER` and `BYTEORDER_HOST_ENDIAN`: how `nft` marks the order of a key's bytes.
+const KEY_BYTE_ORDER: u8 = 0;
+const HOST_ORDER: u32 = 1;
 
 /// A table's family: which packets its chains can see.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,15 +102,17 @@ pub struct BaseChain<'a> {
     pub priority: i32,
 }
 
-/// A set of keys.
+/// A map from keys to the chains that packets jump to.
 #[derive(Debug, Clone, Copy)]
-pub struct Set<'a> {
+pub struct JumpMap<'a> {
     /// Its name, unique in the table.
     pub name: &'a str,
     /// `nft`'s number for the type of the key; the kernel only hands it back.
     pub key_type: u32,
     /// Size of a key in bytes.
     pub key_length: u32,
+    /// Whether the key's bytes are in the host's order, as `nft` holds interface names to be; for its listing alone.
+    pub key_in_host_order: bool,
 }
 
 /// A rule as the kernel holds it.
@@ -118,13 +126,13 @@ pub struct Rule {
     pub expressions: Vec<Expression>,
 }
 
-/// An element of a set as the kernel holds it.
+/// An element of a [`JumpMap`] as the kernel holds it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Element {
+pub struct Jump {
     /// The key.
     pub key: Vec<u8>,
-    /// Its comment; empty when it has none.
-    pub comment: String,
+    /// The chain.
+    pub chain: String,
 }
 
 /// Changes that the kernel makes all at once or not at all.
@@ -147,9 +155,9 @@ impl Transaction {
         self.and(format!("create {table}"), message, feature)
     }
 
-    /// Deletes a table with all that is in it.
-    #[must_use]
-    pub fn delete_table(self, table: Table<'_>) -> Self {
+    /// Deletes a table with all that is in it, as somebody else may.
+    #[cfg(test)]
+    pub(crate) fn delete_table(self, table: Table<'_>) -> Self {
         let message = table.message(libc::NFT_MSG_DELTABLE, 0).text(TABLE_NAME, table.name);
         self.and(format!("delete {table}"), message, "")
     }
@@ -167,6 +175,23 @@ impl Transaction {
             .be32(CHAIN_POLICY, POLICY_ACCEPT)
             .text(CHAIN_TYPE, chain.kind);
         self.and(format!("create chain {} in {table}", chain.name), message, feature)
+    }
+
+    /// Makes a chain that other chains jump to, unless it is there.
+    #[must_use]
+    pub fn inner_chain(self, table: Table<'_>, name: &str) -> Self {
+        let message = table
+            .message(libc::NFT_MSG_NEWCHAIN, libc::NLM_F_CREATE)
+            .text(CHAIN_TABLE, table.name)
+            .text(CHAIN_NAME, name);
+        self.and(format!("create chain {name} in {table}"), message, "")
+    }
+
+    /// Deletes a chain with its rules. `EBUSY`: something still jumps to it.
+    #[must_use]
+    pub fn delete_chain(self, table: Table<'_>, name: &str) -> Self {
+        let message = table.message(libc::NFT_MSG_DELCHAIN, 0).text(CHAIN_TABLE, table.name).text(CHAIN_NAME, name);
+        self.and(format!("delete chain {name} of {table}"), message, "")
     }
 
     /// Empties a chain.
@@ -206,40 +231,40 @@ impl Transaction {
         self.and(format!("delete rule {handle} of chain {chain} of {table}"), message, "")
     }
 
-    /// Makes the set unless it is there.
+    /// Makes the map unless it is there.
     #[must_use]
-    pub fn set(self, table: Table<'_>, set: Set<'_>) -> Self {
+    pub fn map(self, table: Table<'_>, map: JumpMap<'_>) -> Self {
         // Any number will do that no other set of this transaction has.
         let id = self.requests.len() as u32 + 1;
+        let order = [&[KEY_BYTE_ORDER, 4][..], &HOST_ORDER.to_ne_bytes()].concat();
         let message = table
             .message(libc::NFT_MSG_NEWSET, libc::NLM_F_CREATE)
             .text(SET_TABLE, table.name)
-            .text(SET_NAME, set.name)
-            .be32(SET_FLAGS, 0)
-            .be32(SET_KEY_TYPE, set.key_type)
-            .be32(SET_KEY_LENGTH, set.key_length)
-            .be32(SET_ID, id);
-        self.and(format!("create set {} in {table}", set.name), message, "nf_tables sets (CONFIG_NF_TABLES)")
+            .text(SET_NAME, map.name)
+            .be32(SET_FLAGS, libc::NFT_SET_MAP as u32)
+            .be32(SET_KEY_TYPE, map.key_type)
+            .be32(SET_KEY_LENGTH, map.key_length)
+            .be32(SET_DATA_TYPE, libc::NFT_DATA_VERDICT)
+            .be32(SET_ID, id)
+            .attr_if(SET_USERDATA, map.key_in_host_order.then_some(order));
+        self.and(format!("create map {} in {table}", map.name), message, "nf_tables maps (CONFIG_NF_TABLES)")
     }
 
-    /// Adds an element unless it is there.
+    /// Adds to a map that packets of this key jump to this chain. `EEXIST`: the map knows the key.
     #[must_use]
-    pub fn element(self, table: Table<'_>, set: Set<'_>, key: &[u8], comment: &str) -> Self {
-        let message = table.elements(
-            libc::NFT_MSG_NEWSETELEM,
-            libc::NLM_F_CREATE,
-            set,
-            |element| element.attr_if(ELEMENT_USERDATA, write_comment(comment)),
-            key,
-        );
-        self.and(format!("add an element to set {} of {table}", set.name), message, "")
+    pub fn jump(self, table: Table<'_>, map: JumpMap<'_>, key: &[u8], chain: &str) -> Self {
+        let message = table.message(libc::NFT_MSG_NEWSETELEM, libc::NLM_F_CREATE | libc::NLM_F_EXCL);
+        let message = table.element(message, map, key, |element| {
+            element.nest(ELEMENT_DATA, |data| data.nest(DATA_VERDICT, |verdict| expressions::jump(verdict, chain)))
+        });
+        self.and(format!("add chain {chain} to map {} of {table}", map.name), message, "")
     }
 
-    /// Deletes an element.
+    /// Deletes a key from a map.
     #[must_use]
-    pub fn delete_element(self, table: Table<'_>, set: Set<'_>, key: &[u8]) -> Self {
-        let message = table.elements(libc::NFT_MSG_DELSETELEM, 0, set, |element| element, key);
-        self.and(format!("delete an element of set {} of {table}", set.name), message, "")
+    pub fn delete_jump(self, table: Table<'_>, map: JumpMap<'_>, key: &[u8]) -> Self {
+        let message = table.element(table.message(libc::NFT_MSG_DELSETELEM, 0), map, key, |element| element);
+        self.and(format!("delete a key of map {} of {table}", map.name), message, "")
     }
 
     fn and(mut self, operation: String, message: Message, feature: &'static str) -> Self {
@@ -255,15 +280,8 @@ impl Table<'_> {
         Message::new(kind, flags).fixed(&[self.family.number(), 0, 0, 0])
     }
 
-    fn elements(
-        self,
-        kind: i32,
-        flags: i32,
-        set: Set<'_>,
-        more: impl FnOnce(Message) -> Message,
-        key: &[u8],
-    ) -> Message {
-        self.message(kind, flags).text(ELEMENTS_TABLE, self.name).text(ELEMENTS_SET, set.name).nest(ELEMENTS, |list| {
+    fn element(self, message: Message, map: JumpMap<'_>, key: &[u8], more: impl FnOnce(Message) -> Message) -> Message {
+        message.text(ELEMENTS_TABLE, self.name).text(ELEMENTS_SET, map.name).nest(ELEMENTS, |list| {
             list.nest(LIST_ELEM, |element| more(element.nest(ELEMENT_KEY, |data| data.attr(DATA_VALUE, key))))
         })
     }
@@ -296,20 +314,63 @@ impl Netlink {
     /// # Errors
     /// The kernel's refusal.
     pub fn rules(&self, table: Table<'_>, chain: &str) -> Result<Vec<Rule>> {
-        let message = table.message(libc::NFT_MSG_GETRULE, 0).text(RULE_TABLE, table.name).text(RULE_CHAIN, chain);
-        let request = Request::new(format!("list chain {chain} of {table}"), message);
-        none_if_absent(self.dump(request, |payload| read_rule(payload, chain)))
+        self.rules_with(table, chain, |_| true)
     }
 
-    /// The elements of a set, in no order; none when there is no such set.
+    /// The rules of a chain whose comment is `wanted`.
     ///
     /// # Errors
     /// The kernel's refusal.
-    pub fn elements(&self, table: Table<'_>, set: &str) -> Result<Vec<Element>> {
+    pub fn rules_with(&self, table: Table<'_>, chain: &str, wanted: impl Fn(&str) -> bool) -> Result<Vec<Rule>> {
+        let message = table.message(libc::NFT_MSG_GETRULE, 0).text(RULE_TABLE, table.name).text(RULE_CHAIN, chain);
+        let request = Request::new(format!("list chain {chain} of {table}"), message);
+        none_if_absent(self.dump(request, |payload| read_rule(payload, &wanted)))
+    }
+
+    /// The names of a table's chains; none when there is no such table.
+    ///
+    /// # Errors
+    /// The kernel's refusal.
+    pub fn chains(&self, table: Table<'_>) -> Result<Vec<String>> {
+        let request = Request::new(format!("list {table}"), table.message(libc::NFT_MSG_GETCHAIN, 0));
+        none_if_absent(self.dump(request, |payload| {
+            let attributes = Attributes(payload.get(4..)?);
+            (attributes.get(CHAIN_TABLE).map(text)? == table.name).then_some(())?;
+            attributes.get(CHAIN_NAME).map(text)
+        }))
+    }
+
+    /// Whether the table has a chain of that name.
+    ///
+    /// # Errors
+    /// The kernel's refusal.
+    pub fn has_chain(&self, table: Table<'_>, name: &str) -> Result<bool> {
+        let message = table.message(libc::NFT_MSG_GETCHAIN, 0).text(CHAIN_TABLE, table.name).text(CHAIN_NAME, name);
+        let request = Request::new(format!("look up chain {name} of {table}"), message);
+        let answer = self.get(request, |_| Some(())).map(|found| found.into_iter().collect());
+        Ok(!none_if_absent(answer)?.is_empty())
+    }
+
+    /// The chain that a map has packets of this key jump to.
+    ///
+    /// # Errors
+    /// The kernel's refusal.
+    pub fn jump_of(&self, table: Table<'_>, map: JumpMap<'_>, key: &[u8]) -> Result<Option<String>> {
+        let message = table.element(table.message(libc::NFT_MSG_GETSETELEM, 0), map, key, |element| element);
+        let request = Request::new(format!("look up a key of map {} of {table}", map.name), message);
+        let answer = self.get(request, |payload| Some(read_jumps(payload))).map(|found| found.into_iter().collect());
+        Ok(none_if_absent(answer)?.into_iter().flatten().next().map(|jump| jump.chain))
+    }
+
+    /// The elements of a map, in no order; none when there is no such map.
+    ///
+    /// # Errors
+    /// The kernel's refusal.
+    pub fn jumps(&self, table: Table<'_>, map: JumpMap<'_>) -> Result<Vec<Jump>> {
         let message =
-            table.message(libc::NFT_MSG_GETSETELEM, 0).text(ELEMENTS_TABLE, table.name).text(ELEMENTS_SET, set);
-        let request = Request::new(format!("list set {set} of {table}"), message);
-        let parts = none_if_absent(self.dump(request, |payload| Some(read_elements(payload))))?;
+            table.message(libc::NFT_MSG_GETSETELEM, 0).text(ELEMENTS_TABLE, table.name).text(ELEMENTS_SET, map.name);
+        let request = Request::new(format!("list map {} of {table}", map.name), message);
+        let parts = none_if_absent(self.dump(request, |payload| Some(read_jumps(payload))))?;
         Ok(parts.into_iter().flatten().collect())
     }
 }
@@ -341,24 +402,25 @@ fn none_if_absent<T>(listed: Result<Vec<T>>) -> Result<Vec<T>> {
     }
 }
 
-fn read_rule(payload: &[u8], chain: &str) -> Option<Rule> {
+fn read_rule(payload: &[u8], wanted: impl Fn(&str) -> bool) -> Option<Rule> {
     let attributes = Attributes(payload.get(4..)?);
-    // Kernels before 4.4 do not filter.
-    (attributes.get(RULE_CHAIN).map(text).as_deref() == Some(chain)).then_some(())?;
+    let comment = read_comment(attributes.get(RULE_USERDATA));
+    // Most are another owner's: they are not worth reading to the end.
+    wanted(comment).then_some(())?;
     Some(Rule {
         handle: u64::from_be_bytes(attributes.get(RULE_HANDLE)?.try_into().ok()?),
-        comment: read_comment(attributes.get(RULE_USERDATA)),
+        comment: comment.to_owned(),
         expressions: expressions::read(attributes.nested(RULE_EXPRESSIONS)),
     })
 }
 
-fn read_elements(payload: &[u8]) -> Vec<Element> {
+fn read_jumps(payload: &[u8]) -> Vec<Jump> {
     let attributes = Attributes(payload.get(4..).unwrap_or_default());
     let read = |element| {
         let element = Attributes(element);
-        Some(Element {
+        Some(Jump {
             key: element.nested(ELEMENT_KEY).get(DATA_VALUE)?.to_vec(),
-            comment: read_comment(element.get(ELEMENT_USERDATA)),
+            chain: expressions::jump_target(element.nested(ELEMENT_DATA))?,
         })
     };
     attributes.nested(ELEMENTS).filter_map(|(_, element)| read(element)).collect()
@@ -375,16 +437,55 @@ fn write_comment(comment: &str) -> Option<Vec<u8>> {
     })
 }
 
-fn read_comment(user_data: Option<&[u8]>) -> String {
+/// The comment; empty when there is none or it is no text.
+fn read_comment(user_data: Option<&[u8]>) -> &str {
     let mut rest = user_data.unwrap_or_default();
     while let [kind, length, more @ ..] = rest {
-        let Some(value) = more.get(..usize::from(*length)) else {
-            break;
-        };
+        let Some(value) = more.get(..usize::from(*length)) else { break };
         if *kind == COMMENT {
-            return text(value);
+            return std::str::from_utf8(value).unwrap_or_default().trim_end_matches('\0');
         }
-        rest = &more[value.len()..];
+        rest = more.get(value.len()..).unwrap_or_default();
     }
-    String::new()
+    ""
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_comment_comes_back_as_it_was_written() {
+        for comment in ["", "pod/a", &"c".repeat(COMMENT_MAX - 1)] {
+            assert_eq!(read_comment(write_comment(comment).as_deref()), comment);
+        }
+        assert_eq!(write_comment(&"c".repeat(COMMENT_MAX)), None);
+    }
+
+    #[test]
+    fn user_data_of_others_is_read_as_far_as_it_goes() {
+        let cases: [(&[u8], &str); 6] = [
+            (&[], ""),
+            (&[0], ""),
+            (&[0, 9, b'a'], ""),
+            (&[7, 1, 0, 0, 2, b'a', 0], "a"),
+            (&[0, 2, 0xff, 0], ""),
+            (&[7, 255, 0], ""),
+        ];
+        for (bytes, comment) in cases {
+            assert_eq!(read_comment(Some(bytes)), comment, "{bytes:?}");
+        }
+    }
+
+    #[test]
+    fn what_the_kernel_lacks_is_named_unless_it_says_more_itself() {
+        let refusal = |errno, message: Option<&str>| {
+            let error = Error { operation: "create".into(), errno, message: message.map(str::to_owned) };
+            name_lack(error, "nat").message
+        };
+        assert_eq!(refusal(Errno::ENOENT, None).as_deref(), Some("the kernel lacks nat"));
+        assert_eq!(refusal(Errno::EOPNOTSUPP, None).as_deref(), Some("the kernel lacks nat"));
+        assert_eq!(refusal(Errno::ENOENT, Some("No such type")).as_deref(), Some("No such type"));
+        assert_eq!(refusal(Errno::EPERM, None), None);
+    }
 }

@@ -1,10 +1,10 @@
 //! What nf_tables rules are made of: expressions that load a packet's bytes into registers, compare them and decide.
 
-use super::{DATA_VALUE, LIST_ELEM, Set};
+use super::{DATA_VALUE, DATA_VERDICT, JumpMap, LIST_ELEM};
 use crate::netlink::message::{Attributes, HEADER, Message, text};
 
-const DATA_VERDICT: u16 = 2;
 const VERDICT_CODE: u16 = 1;
+const VERDICT_CHAIN: u16 = 2;
 const DROP: u32 = 0;
 
 const EXPRESSION_NAME: u16 = 1;
@@ -25,7 +25,7 @@ const CMP_OPERATOR: u16 = 2;
 const CMP_DATA: u16 = 3;
 const LOOKUP_SET: u16 = 1;
 const LOOKUP_REGISTER: u16 = 2;
-const LOOKUP_FLAGS: u16 = 5;
+const LOOKUP_TO: u16 = 3;
 const IMMEDIATE_REGISTER: u16 = 1;
 const IMMEDIATE_DATA: u16 = 2;
 
@@ -44,8 +44,6 @@ pub struct Register(u32);
 impl Register {
     /// The first.
     pub const FIRST: Self = Self(libc::NFT_REG_1 as u32);
-    /// The second, right behind the first: both together are the key of a concatenation.
-    pub const SECOND: Self = Self(libc::NFT_REG_2 as u32);
 }
 
 /// Which of a packet's headers a [`Expressions::payload`] counts from.
@@ -108,25 +106,26 @@ impl Expressions {
         self.compare(register, libc::NFT_CMP_NEQ, value)
     }
 
-    /// Goes on only if the key that starts in the register is in the set.
+    /// Jumps to the chain that the map has for the register, if any, and goes on from there when it comes back.
     #[must_use]
-    pub fn within(self, register: Register, set: Set<'_>) -> Self {
-        self.lookup(register, set, 0)
+    pub fn jump_by(self, register: Register, map: JumpMap<'_>) -> Self {
+        self.and("lookup", |data| {
+            data.text(LOOKUP_SET, map.name)
+                .be32(LOOKUP_REGISTER, register.0)
+                .be32(LOOKUP_TO, libc::NFT_REG_VERDICT as u32)
+        })
     }
 
-    /// Goes on only if the key that starts in the register is not in the set.
+    /// Jumps to a chain.
     #[must_use]
-    pub fn outside(self, register: Register, set: Set<'_>) -> Self {
-        self.lookup(register, set, libc::NFT_LOOKUP_F_INV)
+    pub fn jump(self, chain: &str) -> Self {
+        self.decide(|verdict| jump(verdict, chain))
     }
 
     /// Drops the packet.
     #[must_use]
     pub fn drop(self) -> Self {
-        self.and("immediate", |data| {
-            data.be32(IMMEDIATE_REGISTER, libc::NFT_REG_VERDICT as u32)
-                .nest(IMMEDIATE_DATA, |value| value.nest(DATA_VERDICT, |verdict| verdict.be32(VERDICT_CODE, DROP)))
-        })
+        self.decide(|verdict| verdict.be32(VERDICT_CODE, DROP))
     }
 
     /// Gives the connection the address of the interface it leaves by.
@@ -154,9 +153,10 @@ impl Expressions {
         })
     }
 
-    fn lookup(self, register: Register, set: Set<'_>, flags: i32) -> Self {
-        self.and("lookup", |data| {
-            data.text(LOOKUP_SET, set.name).be32(LOOKUP_REGISTER, register.0).be32(LOOKUP_FLAGS, flags as u32)
+    fn decide(self, verdict: impl FnOnce(Message) -> Message) -> Self {
+        self.and("immediate", |data| {
+            data.be32(IMMEDIATE_REGISTER, libc::NFT_REG_VERDICT as u32)
+                .nest(IMMEDIATE_DATA, |value| value.nest(DATA_VERDICT, verdict))
         })
     }
 
@@ -178,10 +178,24 @@ pub(super) fn read(list: Attributes<'_>) -> Vec<Expression> {
             "meta" => vec![plain(META_KEY)],
             "bitwise" => vec![value(BITWISE_MASK)],
             "cmp" => vec![plain(CMP_OPERATOR), value(CMP_DATA)],
-            "lookup" => vec![plain(LOOKUP_SET), plain(LOOKUP_FLAGS)],
+            "lookup" => vec![plain(LOOKUP_SET)],
+            "immediate" => {
+                let verdict = data.nested(IMMEDIATE_DATA).nested(DATA_VERDICT);
+                [VERDICT_CODE, VERDICT_CHAIN].map(|kind| verdict.get(kind).unwrap_or_default().to_vec()).into()
+            }
             _ => Vec::new(),
         };
         Expression { name, operands }
     })
     .collect()
+}
+
+/// Appends the verdict that jumps to a chain.
+pub(super) fn jump(verdict: Message, chain: &str) -> Message {
+    verdict.be32(VERDICT_CODE, libc::NFT_JUMP as u32).text(VERDICT_CHAIN, chain)
+}
+
+/// The chain that a verdict jumps to.
+pub(super) fn jump_target(data: Attributes<'_>) -> Option<String> {
+    data.nested(DATA_VERDICT).get(VERDICT_CHAIN).map(text)
 }

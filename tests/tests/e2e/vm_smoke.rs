@@ -108,12 +108,12 @@ END
 #[test]
 fn tests_of_this_file_run_in_the_machine() {
     let mut machine = Machine::new().unwrap();
-    let outcome = machine.run_tests("vm_smoke", "in_the_machine::passes", ENOUGH).unwrap();
+    let outcome = machine.run_tests("e2e", "in_the_machine::passes", ENOUGH).unwrap();
     assert!(outcome.output.contains("1 passed; 0 failed"), "{}", outcome.output);
 
-    let failed = machine.run_tests("vm_smoke", "in_the_machine::fails", ENOUGH).unwrap_err().to_string();
+    let failed = machine.run_tests("e2e", "in_the_machine::fails", ENOUGH).unwrap_err().to_string();
     assert!(failed.contains("only on purpose"), "{failed}");
-    let none = machine.run_tests("vm_smoke", "in_the_machine::absent", ENOUGH).unwrap_err().to_string();
+    let none = machine.run_tests("e2e", "in_the_machine::absent", ENOUGH).unwrap_err().to_string();
     assert!(none.contains("in_the_machine::absent"), "{none}");
 }
 

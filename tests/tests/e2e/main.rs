@@ -1,0 +1,4 @@
+//! The one integration-test binary: our program on real kernels, called as runtimes call it.
+
+mod path;
+mod vm_smoke;
