@@ -808,3 +808,55 @@ fn a_bridge_as_layer_two_with_the_mac_of_whoever_asks_last() {
         assert_eq!(firewall::spoof_checked_owners(&nft).unwrap().len(), 0);
     });
 }
+
+#[test]
+fn a_bridge_keeps_vlans_apart_and_has_a_gateway_in_each() {
+    on_host("a_bridge_keeps_vlans_apart_and_has_a_gateway_in_each", |host| {
+        let pods = [Pod::new(), Pod::new(), Pod::new()];
+        let keys = |vlan: u16, ip: &str| json!({"bridge": "br9", "vlan": vlan, "isGateway": true, "ipam": fixed(&[(ip, "10.1.0.1")])});
+        let mut first = Plugin::new(host, "bridge", &pods[0], keys(100, "10.1.0.2/24"));
+        let result = match first.add() {
+            Ok(result) => result,
+            Err(error) => {
+                assert!(error.details.contains("this kernel's bridge cannot filter VLANs"), "{error}");
+                assert!(std::env::var_os("MUSUBI_VM").is_none(), "the virtual machine's kernel has all kinds: {error}");
+                return;
+            }
+        };
+        assert_eq!(result["interfaces"][3]["name"], "br9.100");
+        assert_eq!(addresses(&host.namespace, "br9.100"), ["10.1.0.1/24"]);
+        first.check().unwrap();
+        let mut second =
+            Plugin { container_id: "c2", ..Plugin::new(host, "bridge", &pods[1], keys(100, "10.1.0.3/24")) };
+        second.add().unwrap();
+        let mut stranger =
+            Plugin { container_id: "c3", ..Plugin::new(host, "bridge", &pods[2], keys(200, "10.1.0.4/24")) };
+        stranger.set("isGateway", false);
+        stranger.add().unwrap();
+        let gateway = UdpSocket::bind("10.1.0.1:5000").unwrap();
+        assert_arrives(&gateway, || pods[0].run(|| send("0.0.0.0:0", "10.1.0.1:5000")));
+        let server = pods[1].run(|| UdpSocket::bind("10.1.0.3:5000").unwrap());
+        assert_arrives(&server, || pods[0].run(|| send("0.0.0.0:0", "10.1.0.3:5000")));
+        pods[2].run(|| send("0.0.0.0:0", "10.1.0.3:5000"));
+        server.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+        while let Ok((_, from)) = server.recv_from(&mut [0; 16]) {
+            assert_ne!(from.ip().to_string(), "10.1.0.4", "a packet crossed from VLAN 200 to VLAN 100");
+        }
+
+        let trunk = [json!({"minID": 101, "maxID": 103}), json!({"id": 7})];
+        let pod = Pod::new();
+        let mut member = Plugin::new(host, "bridge", &pod, json!({"bridge": "br9", "vlanTrunk": trunk}));
+        member.container_id = "c4";
+        let outside = member.add().unwrap()["interfaces"][1]["name"].as_str().unwrap().to_owned();
+        member.check().unwrap();
+        let index = link(&host.namespace, &outside).unwrap().index;
+        let mut ids: Vec<(u16, bool)> = Vec::new();
+        for vlan in host.namespace.netlink.vlans(index).unwrap() {
+            ids.extend((vlan.first..=vlan.last).map(|id| (id, vlan.pvid)));
+        }
+        assert_eq!(ids, [(1, true), (7, false), (101, false), (102, false), (103, false)]);
+        for plugin in [&first, &second, &stranger, &member] {
+            plugin.del().unwrap();
+        }
+    });
+}
