@@ -1,0 +1,36 @@
+# make demo   see it work            make test   run every test
+# make build  the static binary      make bench  measure it against its peers
+.POSIX:
+.PHONY: build demo test bench lint docs clean
+
+# In CI the lock file is the truth.
+LOCKED = $(if $(CI),--locked)
+
+build:
+	@sh tests/setup.sh toolchain
+	cargo rustc $(LOCKED) --release --package musubi --bin musubi -- -C target-feature=+crt-static
+
+demo: build
+	@target/release/musubi demo
+
+test:
+	@sh tests/setup.sh
+	cargo build $(LOCKED) --package musubi
+	cargo test $(LOCKED) --workspace
+	tests/as-nobody
+
+bench: build
+	@sh tests/setup.sh
+	cargo build $(LOCKED) --release --package musubi-tests --bins
+	tests/in-namespaces target/release/bench
+
+lint:
+	cargo fmt --all -- --check
+	cargo clippy $(LOCKED) --workspace --all-targets -- -D warnings
+	for crate in crds delegates meta-plugin tests; do (cd $$crate && cargo check $(LOCKED) --all-targets) || exit 1; done
+	RUSTDOCFLAGS="-D warnings" cargo doc $(LOCKED) --workspace --no-deps
+	cargo deny --version >/dev/null 2>&1 || cargo install --locked --quiet cargo-deny
+	cargo deny --offline check bans licenses sources
+
+clean:
+	cargo clean
