@@ -144,6 +144,58 @@ fn a_master_may_be_in_the_pod() {
     });
 }
 
+/// Kernels up to 6.1 look for a clash of names on the host, too.
+#[test]
+fn a_name_that_the_host_uses_is_free_in_the_pod() {
+    on_host("a_name_that_the_host_uses_is_free_in_the_pod", |host| {
+        let own = host.add_link("net1");
+        for (plugin_type, keys) in [
+            ("macvlan", json!({"master": "net1"})),
+            ("ptp", json!({"ipam": fixed(&[("10.1.0.2/24", "10.1.0.1")])})),
+            ("bridge", json!({})),
+        ] {
+            let pod = Pod::new();
+            let mut plugin = Plugin::new(host, plugin_type, &pod, keys);
+            let result = plugin.add().unwrap();
+            let made = result["interfaces"].as_array().unwrap().last().unwrap();
+            assert_eq!((&made["name"], &made["sandbox"]), (&json!("net1"), &json!(pod.path())), "{plugin_type}");
+            let names: Vec<String> = pod.namespace.netlink.links().unwrap().into_iter().map(|link| link.name).collect();
+            assert_eq!(names, ["lo", "net1"], "{plugin_type}");
+            plugin.check().unwrap();
+            plugin.del().unwrap();
+            assert!(link(&pod.namespace, "net1").is_none(), "{plugin_type}");
+            assert_eq!(link(&host.namespace, "net1").map(|link| link.index), Some(own.index), "{plugin_type}");
+        }
+    });
+}
+
+#[test]
+fn check_without_the_result_of_add_and_del_of_what_was_never_added() {
+    on_host("check_without_the_result_of_add_and_del_of_what_was_never_added", |host| {
+        host.add_link("up0");
+        for (plugin_type, keys) in [
+            ("macvlan", json!({"master": "up0", "ipam": host.host_local("10.1.0.0/24")})),
+            ("ipvlan", json!({"master": "up0", "ipam": host.host_local("10.1.0.0/24")})),
+            ("vlan", json!({"master": "up0", "ipam": host.host_local("10.1.0.0/24")})),
+            ("ptp", json!({"ipMasq": true, "ipam": host.host_local("10.1.0.0/24")})),
+            ("bridge", json!({"ipMasq": true, "macspoofchk": true, "ipam": host.host_local("10.1.0.0/24")})),
+            ("loopback", json!({})),
+            ("host-local", json!({"ipam": host.host_local("10.1.0.0/24")})),
+        ] {
+            let pod = Pod::new();
+            let plugin = Plugin::new(host, plugin_type, &pod, keys);
+            let error = plugin.check().unwrap_err();
+            assert_eq!(
+                (error.code, error.msg.as_str()),
+                (7, "prevResult: is missing; CHECK compares with the result of ADD"),
+                "{plugin_type}"
+            );
+            plugin.del().unwrap();
+        }
+        assert!(link(&host.namespace, "cni0").is_none(), "DEL makes no bridge");
+    });
+}
+
 #[test]
 fn a_failed_add_leaves_nothing() {
     on_host("a_failed_add_leaves_nothing", |host| {
