@@ -543,7 +543,12 @@ fn the_underlay_is_the_link_with_the_default_route() {
 fn check_notices_what_changed() {
     on_host("check_notices_what_changed", |_| {
         type Break = fn(&Node, &Pod);
-        let cases: [(&str, Break); 8] = [
+        let cases: [(&str, Break); 9] = [
+            ("mtu: VXLAN interface \"mvx7\" has 1450, the configuration asks for 1350", |node, _| {
+                let index = link(node.host(), "up0").unwrap().index;
+                let lower = LinkChange::of(index, "test").attr(libc::IFLA_MTU, 1400u32.to_ne_bytes());
+                node.host().netlink.request(lower.request()).unwrap();
+            }),
             ("VXLAN interface \"mvx7\" is gone", |node, _| {
                 node.delete("mvx7");
             }),
