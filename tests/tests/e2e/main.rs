@@ -1,4 +1,6 @@
 //! The one integration-test binary: our program on real kernels, called as runtimes call it.
 
+mod demo;
+mod examples;
 mod path;
 mod vm_smoke;
