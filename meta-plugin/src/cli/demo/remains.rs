@@ -11,6 +11,9 @@ use musubi_delegates::netlink::Netlink;
 use super::lab::{Lab, Node, inside, open};
 use super::manifests::Network;
 
+/// How the line of a bridge without ports ends.
+const UNUSED_BRIDGE: &str = " (bridge, unused)";
+
 /// Links, rules and files of a cluster.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Snapshot(BTreeSet<String>);
@@ -43,18 +46,24 @@ impl Snapshot {
 
     /// What is here and was not `before`, and what was and is not; `networks` name the bridges that stay.
     pub fn since(&self, before: &Self, networks: &[Network]) -> Remains {
-        let bridges: Vec<&str> =
-            networks.iter().filter(|n| n.kind == "bridge").filter_map(|n| n.bridge.as_deref()).collect();
-        let stays =
-            |line: &str| bridges.iter().any(|bridge| line.ends_with(&format!(": link {bridge} (bridge, unused)")));
         let mut remains = Remains::default();
         for line in self.0.difference(&before.0) {
-            let list = if stays(line) { &mut remains.kept } else { &mut remains.leftovers };
-            list.push(line.clone());
+            match bridge_that_stays(line, networks) {
+                Some(bridge) => remains.kept.push(bridge),
+                None => remains.leftovers.push(line.clone()),
+            }
         }
         remains.leftovers.extend(before.0.difference(&self.0).map(|line| format!("{line} is gone")));
         remains
     }
+}
+
+/// Node and name, if the line is of an unused bridge that a bridge network names.
+fn bridge_that_stays(line: &str, networks: &[Network]) -> Option<String> {
+    let (node, link) = line.split_once(": link ")?;
+    let name = link.strip_suffix(UNUSED_BRIDGE)?;
+    let is_of_network = networks.iter().any(|n| n.kind == "bridge" && n.bridge.as_deref() == Some(name));
+    is_of_network.then(|| format!("{node} {name}"))
 }
 
 fn node_lines(node: &Node) -> anyhow::Result<Vec<String>> {
@@ -63,7 +72,7 @@ fn node_lines(node: &Node) -> anyhow::Result<Vec<String>> {
     let mut lines: Vec<String> = links
         .iter()
         .map(|link| match &link.kind {
-            Some(kind) if kind == "bridge" && !is_used(link.index) => format!("link {} ({kind}, unused)", link.name),
+            Some(kind) if kind == "bridge" && !is_used(link.index) => format!("link {}{UNUSED_BRIDGE}", link.name),
             Some(kind) => format!("link {} ({kind})", link.name),
             None => format!("link {}", link.name),
         })
@@ -121,7 +130,7 @@ mod tests {
         let networks = [network("bridge", "cni0"), network("vxlan", "mbr7")];
         let before = snapshot(&["n: link eth0 (veth)"]);
         let cases: [(&str, &[&str], &[&str]); 6] = [
-            ("n: link cni0 (bridge, unused)", &[], &["n: link cni0 (bridge, unused)"]),
+            ("n: link cni0 (bridge, unused)", &[], &["n cni0"]),
             ("n: link cni0 (bridge)", &["n: link cni0 (bridge)"], &[]),
             ("n: link mbr7 (bridge, unused)", &["n: link mbr7 (bridge, unused)"], &[]),
             ("n: link veth1 (veth)", &["n: link veth1 (veth)"], &[]),
@@ -129,13 +138,9 @@ mod tests {
             ("n: link eth0 (veth)", &[], &[]),
         ];
         for (line, leftovers, kept) in cases {
-            let after = snapshot(&["n: link eth0 (veth)", line]);
-            let remains = after.since(&before, &networks);
-            assert_eq!(
-                (remains.leftovers, remains.kept),
-                (leftovers.iter().map(ToString::to_string).collect(), kept.iter().map(ToString::to_string).collect()),
-                "{line}"
-            );
+            let remains = snapshot(&["n: link eth0 (veth)", line]).since(&before, &networks);
+            assert_eq!(remains.leftovers, leftovers, "{line}");
+            assert_eq!(remains.kept, kept, "{line}");
         }
         assert_eq!(snapshot(&[]).since(&before, &networks).leftovers, ["n: link eth0 (veth) is gone"]);
     }
