@@ -1,5 +1,5 @@
 //! Which types are bundled, and for each configuration whether the delegate in this program carries it out or the plugin of
-//! that name. A new kind of interface is one line in [`KINDS`] and one in [`BUNDLED`].
+//! that name. A new kind of interface is one line in `KINDS` and one in [`BUNDLED`].
 
 use crate::bridge::Bridge;
 use crate::cni::{ConfigError, NetConf, code};

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 
-use crate::cni::{CniError, Interface, code};
+use crate::cni::{CniError, CniResult, Interface, code};
 use crate::delegate::{Attachment, OwnedLink, Side};
 use crate::interface::taken;
 use crate::netlink::link::OPERATIONAL;
@@ -148,4 +148,21 @@ pub fn host_end(at: &Attachment<'_>) -> Result<Option<Link>, CniError> {
         }
         None => Ok(None),
     }
+}
+
+/// The host's end as a result tells of it, for when the pod's namespace is gone and the kernel has yet to take the pair
+/// apart. Both its name and its MAC are random, so a link that has both is the one.
+///
+/// # Errors
+/// The kernel cannot be asked.
+pub fn host_end_of(at: &Attachment<'_>, result: &CniResult) -> Result<Option<Link>, CniError> {
+    for told in result.interfaces.iter().filter(|interface| interface.sandbox.is_empty()) {
+        let link = at.host.netlink.link_by_name(&told.name)?.filter(|link| link.is_kind("veth"));
+        if let Some(link) = link
+            && link.mac.is_some_and(|mac| mac.to_string().eq_ignore_ascii_case(&told.mac))
+        {
+            return Ok(Some(link));
+        }
+    }
+    Ok(None)
 }

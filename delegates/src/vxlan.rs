@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use crate::bridge_device::{self, BridgeDevice};
 use crate::cni::{CniError, CniResult, ConfigError, Dns, NetConf, ValidAttachment, View, code};
 use crate::configure::{self, Settings};
-use crate::delegate::{Added, Attachment, Context, Delegate, OwnedLink};
+use crate::delegate::{Added, Attachment, Context, Delegate, OwnedLink, Side};
 use crate::interface::{self, Fitting};
 use crate::ipam::Ipam;
 use crate::netlink::{Link, MacAddress};
@@ -130,7 +130,13 @@ impl Delegate for Vxlan {
     }
 
     fn detach(&self, at: &Attachment<'_>) -> Result<Vec<OwnedLink>, CniError> {
-        interface::pod_link(at, "veth")
+        match at.prev_result.filter(|_| at.pod.is_none()) {
+            // While the kernel still has the host's end, the bridge would look used.
+            Some(result) => {
+                Ok(veth::host_end_of(at, result)?.iter().map(|link| OwnedLink::of(Side::Host, link)).collect())
+            }
+            None => interface::pod_link(at, "veth"),
+        }
     }
 
     fn release(&self, at: &Attachment<'_>) -> Result<(), CniError> {
@@ -303,5 +309,140 @@ fn same_family(other: Option<IpAddr>, address: IpAddr) -> Result<(), String> {
     match other.filter(|other| other.is_ipv4() != address.is_ipv4()) {
         Some(other) => Err(format!("{address} and {other} are of different families; the underlay is IPv4 or IPv6")),
         None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn parse(keys: Value) -> Result<Vxlan, ConfigError> {
+        let mut conf = json!({"cniVersion": "1.1.0", "name": "net", "type": "vxlan"});
+        conf.as_object_mut().unwrap().extend(keys.as_object().unwrap().clone());
+        Vxlan::parse(&NetConf(conf.as_object().unwrap().clone()))
+    }
+
+    fn remotes(list: &[&str]) -> Flood {
+        Flood::Remotes(list.iter().map(|text| text.parse().unwrap()).collect())
+    }
+
+    #[test]
+    fn the_vni_alone_is_enough() {
+        let parsed = parse(json!({"vni": 42})).unwrap();
+        let device = &parsed.device;
+        assert_eq!((device.vni.get(), device.port, device.learning, device.mtu), (42, 4789, true, None));
+        assert_eq!((device.master.as_deref(), device.local, &device.flood), (None, None, &remotes(&[])));
+        assert_eq!(parsed.shared(), (Vni::new(42).unwrap(), "mbr42"));
+        assert_eq!(parsed.warnings, Vec::<String>::new());
+    }
+
+    #[test]
+    fn every_key_is_read() {
+        let parsed = parse(json!({"vni": 16_777_215, "master": "eth1", "local": "192.0.2.1", "port": 8472,
+            "remotes": ["192.0.2.3", "192.0.2.2"], "learning": false, "mtu": 1400, "bridge": "br7", "isGateway": true,
+            "mac": "02:00:00:00:00:07", "enabledad": true, "dns": {"domain": "example.org"},
+            "ipam": {"type": "static", "addresses": [{"address": "10.0.0.2/24"}]}}))
+        .unwrap();
+        let device = &parsed.device;
+        assert_eq!((device.vni.get(), device.port, device.learning, device.mtu), (16_777_215, 8472, false, Some(1400)));
+        assert_eq!((device.master.as_deref(), device.local), (Some("eth1"), "192.0.2.1".parse().ok()));
+        assert_eq!(device.flood, remotes(&["192.0.2.2", "192.0.2.3"]));
+        assert_eq!(device.bridge.name, "br7");
+        assert!(parsed.is_gateway && parsed.settings.detect_duplicates && parsed.ipam.is_some());
+        assert_eq!(parsed.default_mac.map(|mac| mac.to_string()).as_deref(), Some("02:00:00:00:00:07"));
+        assert_eq!(parsed.dns.domain, "example.org");
+        assert_eq!(parsed.warnings, Vec::<String>::new());
+    }
+
+    #[test]
+    fn where_frames_to_everybody_go() {
+        for (keys, expected) in [
+            (json!({"group": "239.1.1.1"}), Flood::Group("239.1.1.1".parse().unwrap())),
+            (json!({"group": "ff05::1", "local": "2001:db8::1"}), Flood::Group("ff05::1".parse().unwrap())),
+            (json!({"group": "239.1.1.1", "remotes": null}), Flood::Group("239.1.1.1".parse().unwrap())),
+            (json!({"remotes": []}), remotes(&[])),
+            (json!({"group": "", "remotes": ["2001:db8::2"]}), remotes(&["2001:db8::2"])),
+            (json!({"remotes": ["::ffff:192.0.2.2"], "local": "192.0.2.1"}), remotes(&["192.0.2.2"])),
+        ] {
+            let mut keys = keys;
+            keys["vni"] = json!(7);
+            assert_eq!(parse(keys.clone()).unwrap().device.flood, expected, "{keys}");
+        }
+    }
+
+    #[test]
+    fn wrong_configurations_name_the_key_and_what_is_accepted() {
+        let missing = "vni: is missing; set it to the network's number, 1 to 16777215, the same on every node";
+        let number = "vni: must be a whole number from 1 to 16777215, not ";
+        let vtep = "accepted are unicast addresses that are not link-local";
+        for (keys, expected) in [
+            (json!({"vni": null}), missing.to_owned()),
+            (json!({"vni": 0}), format!("{number}0")),
+            (json!({"vni": 16_777_216}), format!("{number}16777216")),
+            (json!({"vni": "7"}), format!("{number}\"7\"")),
+            (json!({"port": 0}), "port: must be a whole number from 1 to 65535, not 0".to_owned()),
+            (json!({"port": 65536}), "port: must be a whole number from 1 to 65535, not 65536".to_owned()),
+            (json!({"learning": 1}), "learning: must be true or false, not 1".to_owned()),
+            (
+                json!({"mtu": 60}),
+                "mtu: 60 is less than an IPv4 packet needs; accepted are 0 and 68 to 65535".to_owned(),
+            ),
+            (json!({"local": "here"}), "local: must be an IP address, not \"here\"".to_owned()),
+            (json!({"local": "224.0.0.1"}), format!("local: 224.0.0.1 cannot be a VTEP's; {vtep}")),
+            (json!({"local": "fe80::1"}), format!("local: fe80::1 cannot be a VTEP's; {vtep}")),
+            (
+                json!({"group": "192.0.2.1"}),
+                "group: 192.0.2.1 is no multicast address; accepted are 224.0.0.0/4 and ff00::/8".to_owned(),
+            ),
+            (
+                json!({"group": "ff05::1", "local": "192.0.2.1"}),
+                "group: ff05::1 and 192.0.2.1 are of different families; the underlay is IPv4 or IPv6".to_owned(),
+            ),
+            (
+                json!({"group": "239.0.0.1", "remotes": []}),
+                "remotes: cannot be set together with group; choose multicast or a list of VTEPs".to_owned(),
+            ),
+            (json!({"remotes": "192.0.2.2"}), "remotes: must be a list, not \"192.0.2.2\"".to_owned()),
+            (json!({"remotes": ["192.0.2.2", 7]}), "remotes[1]: must be a string, not 7".to_owned()),
+            (json!({"remotes": ["192.0.2.2/24"]}), "remotes[0]: must be the IP address of a VTEP".to_owned()),
+            (json!({"remotes": ["0.0.0.0"]}), format!("remotes[0]: 0.0.0.0 cannot be a VTEP's; {vtep}")),
+            (json!({"remotes": ["239.0.0.1"]}), format!("remotes[0]: 239.0.0.1 cannot be a VTEP's; {vtep}")),
+            (json!({"remotes": ["192.0.2.2", "192.0.2.2"]}), "remotes[1]: 192.0.2.2 is listed twice".to_owned()),
+            (
+                json!({"remotes": ["192.0.2.1"], "local": "192.0.2.1"}),
+                "remotes[0]: 192.0.2.1 is this node's own address (local); list the others".to_owned(),
+            ),
+            (
+                json!({"remotes": ["192.0.2.2", "2001:db8::2"]}),
+                "remotes[1]: 2001:db8::2 and 192.0.2.2 are of different families; the underlay is IPv4 or IPv6"
+                    .to_owned(),
+            ),
+            (
+                json!({"bridge": "mvx7"}),
+                "bridge: \"mvx7\" is the name of the VNI's VXLAN interface; choose another".to_owned(),
+            ),
+            (json!({"mac": "01:00:5e:00:00:01"}), "mac: 01:00:5e:00:00:01 is a group address".to_owned()),
+        ] {
+            let mut conf = json!({"vni": 7});
+            conf.as_object_mut().unwrap().extend(keys.as_object().unwrap().clone());
+            let error = parse(conf).unwrap_err();
+            assert_eq!(error.code, code::CONFIG, "{keys}");
+            assert!(error.to_string().starts_with(&expected), "{keys}: {error}");
+        }
+        for name in ["a-name-of-16-bytes", "a/b", ".."] {
+            for key in ["bridge", "master"] {
+                assert_eq!(parse(json!({"vni": 7, key: name})).unwrap_err().key, key, "{name}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_ignored_is_said() {
+        let warnings = parse(json!({"vni": 7, "vlan": 3, "isGateway": true})).unwrap().warnings;
+        assert_eq!(warnings.len(), 2, "{warnings:?}");
+        assert!(warnings[0].contains("\"vlan\""), "{warnings:?}");
+        assert!(warnings[1].contains("isGateway"), "{warnings:?}");
     }
 }

@@ -13,11 +13,11 @@ use crate::bridge_device::BridgeDevice;
 use crate::cni::{CniError, code};
 use crate::delegate::Context;
 use crate::interface;
-use crate::netlink::address::{ip, ip_bytes};
+use crate::netlink::address::{self, ip, ip_bytes};
 use crate::netlink::link::{self, data_u8, data_u32};
 use crate::netlink::message::Message;
 use crate::netlink::neighbour::ForwardingEntry;
-use crate::netlink::{Link, MacAddress, NewLink};
+use crate::netlink::{Link, LinkChange, MacAddress, NewLink};
 use crate::netns::Namespace;
 use crate::shared::{self, SharedLock};
 
@@ -96,7 +96,7 @@ impl fmt::Display for Vni {
 pub enum Flood {
     /// To a multicast group of the underlay.
     Group(IpAddr),
-    /// To each of these VTEPs (head-end replication); to none at all when it is empty.
+    /// To each of these VTEPs but the node's own (head-end replication); to none at all when it is empty.
     Remotes(BTreeSet<IpAddr>),
 }
 
@@ -151,9 +151,8 @@ impl VxlanDevice {
         let master = interface::master(cx.host, self.master.as_deref())?;
         self.check_mtu(&master)?;
         if let Some(device) = self.find(cx)? {
-            let bridge = self.bridge.ensure(cx)?;
-            match self.compare(cx, &device, &bridge, &master) {
-                Ok(()) => return Ok(Present { device, bridge, is_new: false }),
+            match self.compare(cx, &device, &self.named_bridge(cx)?, &master) {
+                Ok(()) => return self.bring_up(cx, device),
                 Err(difference) if !self.remove_if_unused(cx, lock)? => return Err(difference),
                 Err(_) => {}
             }
@@ -199,12 +198,13 @@ impl VxlanDevice {
             let master = interface::master(cx.host, self.master.as_deref())?;
             self.check_mtu(&master)?;
             self.bridge.status(cx)?;
-            let (Some(device), Some(bridge)) = (self.find(cx)?, cx.host.netlink.link_by_name(&self.bridge.name)?)
-            else {
-                return Ok(());
+            let Some(device) = self.find(cx)? else { return Ok(()) };
+            let in_use = || match device.master {
+                Some(master) => is_used(cx.host, self.vni, master),
+                None => Ok(false),
             };
-            match self.compare(cx, &device, &bridge, &master) {
-                Err(difference) if is_used(cx.host, self.vni, &bridge)? => Err(difference),
+            match self.compare(cx, &device, &self.named_bridge(cx)?, &master) {
+                Err(difference) if in_use()? => Err(difference),
                 _ => Ok(()),
             }
         };
@@ -213,6 +213,37 @@ impl VxlanDevice {
 
     fn find(&self, cx: &Context<'_>) -> Result<Option<Link>, CniError> {
         Ok(cx.host.netlink.link_by_name(&self.vni.device_name())?)
+    }
+
+    /// The bridge of the configured name; one that is not there has no index.
+    fn named_bridge(&self, cx: &Context<'_>) -> Result<Link, CniError> {
+        let missing = || Link { name: self.bridge.name.clone(), ..Link::default() };
+        Ok(cx.host.netlink.link_by_name(&self.bridge.name)?.unwrap_or_else(missing))
+    }
+
+    fn bring_up(&self, cx: &Context<'_>, device: Link) -> Result<Present, CniError> {
+        let bridge = self.bridge.ensure(cx)?;
+        if !device.is_up() {
+            let change = LinkChange::of(device.index, format!("bring up interface \"{}\"", device.name)).up();
+            cx.host.netlink.request(change.request()).map_err(|e| self.refused(cx, e))?;
+        }
+        Ok(Present { device, bridge, is_new: false })
+    }
+
+    /// The VTEPs to flood to: the configured ones without this node itself, so that one list serves all nodes. Frames sent
+    /// to an address of its own the kernel would hand straight back (`vxlan_encap_bypass`), and the bridge would take the
+    /// VXLAN device for the place of its own pods.
+    fn remotes(&self, cx: &Context<'_>) -> Result<BTreeSet<IpAddr>, CniError> {
+        let mut remotes = match &self.flood {
+            Flood::Remotes(remotes) => remotes.clone(),
+            Flood::Group(_) => BTreeSet::new(),
+        };
+        if let Some(remote) = remotes.first() {
+            for own in cx.host.netlink.all_addresses(address::family(*remote))? {
+                remotes.remove(&own.net.addr());
+            }
+        }
+        Ok(remotes)
     }
 
     fn is_v6(&self) -> bool {
@@ -261,7 +292,8 @@ impl VxlanDevice {
         let device = self.find(cx)?.ok_or_else(|| {
             CniError::new(code::DELEGATE, format!("VXLAN interface \"{name}\" vanished as soon as it was made"))
         })?;
-        if let Flood::Remotes(remotes) = &self.flood {
+        let remotes = self.remotes(cx)?;
+        if !remotes.is_empty() {
             let entries = remotes.iter().map(|remote| ForwardingEntry::flood(device.index, *remote).append());
             cx.host.netlink.request_all(entries.collect())?;
         }
@@ -352,9 +384,9 @@ impl VxlanDevice {
         };
         let address = |v4, v6| data.get(v4).or_else(|| data.get(v6)).and_then(ip);
         let number = |n: Option<u32>| n.map_or("none".to_owned(), |n| n.to_string());
-        let (group, remotes) = match &self.flood {
-            Flood::Group(group) => (Some(*group), BTreeSet::new()),
-            Flood::Remotes(remotes) => (None, remotes.clone()),
+        let group = match &self.flood {
+            Flood::Group(group) => Some(*group),
+            Flood::Remotes(_) => None,
         };
         let largest = self.largest_mtu(master);
         // Without a configured one any MTU that the underlay carries will do: the pods follow the device.
@@ -365,7 +397,7 @@ impl VxlanDevice {
             Difference::of("port", number(port(device).map(u32::from)), self.port.to_string()),
             Difference::of("local", shown(address(attribute::LOCAL, attribute::LOCAL6)), shown(self.local)),
             Difference::of("group", shown(address(attribute::GROUP, attribute::GROUP6)), shown(group)),
-            Difference::of("remotes", listed(&flooded_to(cx, device)?), listed(&remotes)),
+            Difference::of("remotes", listed(&flooded_to(cx, device)?), listed(&self.remotes(cx)?)),
             Difference::of(
                 "learning",
                 (data_u8(data, attribute::LEARNING) != Some(0)).to_string(),
@@ -437,7 +469,7 @@ fn remove_locked(host: &Namespace, vni: Vni, bridge: &str) -> Result<bool, CniEr
         None => netlink.link_by_name(bridge)?,
     };
     if let Some(bridge) = &bridge
-        && is_used(host, vni, bridge)?
+        && is_used(host, vni, bridge.index)?
     {
         return Ok(false);
     }
@@ -459,10 +491,9 @@ fn remove_locked(host: &Namespace, vni: Vni, bridge: &str) -> Result<bool, CniEr
     Ok(true)
 }
 
-/// Whether anything but the VNI's own device is a port of the bridge. The host's end of a pod that is just going (its
-/// namespace has no id any more) does not count.
-fn is_used(host: &Namespace, vni: Vni, bridge: &Link) -> Result<bool, CniError> {
+/// Whether anything but the VNI's own device is a port of the bridge.
+fn is_used(host: &Namespace, vni: Vni, bridge: u32) -> Result<bool, CniError> {
     let name = vni.device_name();
-    let ports = host.netlink.ports(bridge.index)?;
-    Ok(ports.iter().any(|port| port.name != name && port.parent_netns != Some(-1)))
+    let ports = host.netlink.ports(bridge)?;
+    Ok(ports.iter().any(|port| port.name != name))
 }

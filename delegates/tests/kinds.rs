@@ -10,7 +10,7 @@ use std::time::Duration;
 use common::{Host, Plugin, Pod, addresses, link, on_host, routes, set_down, set_up};
 use musubi_delegates::cni::Command;
 use musubi_delegates::firewall;
-use musubi_delegates::netlink::link::data_u32;
+use musubi_delegates::netlink::link::{data_u16, data_u32};
 use musubi_delegates::netlink::{LinkChange, Netlink, address};
 use serde_json::{Value, json};
 
@@ -144,6 +144,58 @@ fn a_master_may_be_in_the_pod() {
     });
 }
 
+/// Kernels up to 6.1 look for a clash of names on the host, too.
+#[test]
+fn a_name_that_the_host_uses_is_free_in_the_pod() {
+    on_host("a_name_that_the_host_uses_is_free_in_the_pod", |host| {
+        let own = host.add_link("net1");
+        for (plugin_type, keys) in [
+            ("macvlan", json!({"master": "net1"})),
+            ("ptp", json!({"ipam": fixed(&[("10.1.0.2/24", "10.1.0.1")])})),
+            ("bridge", json!({})),
+        ] {
+            let pod = Pod::new();
+            let mut plugin = Plugin::new(host, plugin_type, &pod, keys);
+            let result = plugin.add().unwrap();
+            let made = result["interfaces"].as_array().unwrap().last().unwrap();
+            assert_eq!((&made["name"], &made["sandbox"]), (&json!("net1"), &json!(pod.path())), "{plugin_type}");
+            let names: Vec<String> = pod.namespace.netlink.links().unwrap().into_iter().map(|link| link.name).collect();
+            assert_eq!(names, ["lo", "net1"], "{plugin_type}");
+            plugin.check().unwrap();
+            plugin.del().unwrap();
+            assert!(link(&pod.namespace, "net1").is_none(), "{plugin_type}");
+            assert_eq!(link(&host.namespace, "net1").map(|link| link.index), Some(own.index), "{plugin_type}");
+        }
+    });
+}
+
+#[test]
+fn check_without_the_result_of_add_and_del_of_what_was_never_added() {
+    on_host("check_without_the_result_of_add_and_del_of_what_was_never_added", |host| {
+        host.add_link("up0");
+        for (plugin_type, keys) in [
+            ("macvlan", json!({"master": "up0", "ipam": host.host_local("10.1.0.0/24")})),
+            ("ipvlan", json!({"master": "up0", "ipam": host.host_local("10.1.0.0/24")})),
+            ("vlan", json!({"master": "up0", "ipam": host.host_local("10.1.0.0/24")})),
+            ("ptp", json!({"ipMasq": true, "ipam": host.host_local("10.1.0.0/24")})),
+            ("bridge", json!({"ipMasq": true, "macspoofchk": true, "ipam": host.host_local("10.1.0.0/24")})),
+            ("loopback", json!({})),
+            ("host-local", json!({"ipam": host.host_local("10.1.0.0/24")})),
+        ] {
+            let pod = Pod::new();
+            let plugin = Plugin::new(host, plugin_type, &pod, keys);
+            let error = plugin.check().unwrap_err();
+            assert_eq!(
+                (error.code, error.msg.as_str()),
+                (7, "prevResult: is missing; CHECK compares with the result of ADD"),
+                "{plugin_type}"
+            );
+            plugin.del().unwrap();
+        }
+        assert!(link(&host.namespace, "cni0").is_none(), "DEL makes no bridge");
+    });
+}
+
 #[test]
 fn a_failed_add_leaves_nothing() {
     on_host("a_failed_add_leaves_nothing", |host| {
@@ -259,6 +311,159 @@ fn check_notices_what_another_changed() {
     });
 }
 
+// ipvlan and vlan -------------------------------------------------------------------------------------------------------
+
+/// Whether the kernel makes links of a kind. Small kernels do not: there the delegate has to say so and leave nothing, and
+/// the rest of the test runs in the virtual machine.
+fn kernel_has(plugin: &mut Plugin, pod: &Pod, lacking: &str) -> bool {
+    match plugin.add() {
+        Ok(_) => {
+            plugin.check().unwrap();
+            plugin.del().unwrap();
+            assert!(link(&pod.namespace, "net1").is_none());
+            plugin.conf.as_object_mut().unwrap().remove("prevResult");
+            true
+        }
+        Err(error) => {
+            assert_eq!(error.msg, lacking);
+            assert!(std::env::var_os("MUSUBI_VM").is_none(), "the virtual machine's kernel has all kinds: {error}");
+            assert!(link(&pod.namespace, "net1").is_none());
+            plugin.del().unwrap();
+            false
+        }
+    }
+}
+
+#[test]
+fn a_vlan_reaches_the_same_vlan_alone() {
+    on_host("a_vlan_reaches_the_same_vlan_alone", |host| {
+        let master = host.add_link("up0");
+        let pods = [Pod::new(), Pod::new()];
+        let keys = |master, id, ip| json!({"master": master, "vlanId": id, "mtu": 1400, "ipam": fixed(&[(ip, "")])});
+        let mut plugin = Plugin::new(host, "vlan", &pods[0], keys("up0", 7, "10.1.0.2/24"));
+        if !kernel_has(&mut plugin, &pods[0], "the kernel lacks 802.1q VLAN interfaces (module 8021q)") {
+            return;
+        }
+        let result = plugin.add().unwrap();
+        let made = link(&pods[0].namespace, "net1").unwrap();
+        assert!(made.is_kind("vlan") && made.is_up());
+        assert_eq!((made.mtu, made.parent, data_u16(made.data(), 1)), (1400, Some(master.index), Some(7)));
+        assert_eq!(
+            result["interfaces"],
+            json!([{"mac": master.mac.unwrap().to_string(), "name": "net1", "sandbox": pods[0].path()}])
+        );
+
+        let mut same =
+            Plugin { container_id: "c2", ..Plugin::new(host, "vlan", &pods[1], keys("up0", 7, "10.1.0.3/24")) };
+        let error = same.add().unwrap_err();
+        assert!(error.details.contains("a VLAN of it can be given to one pod at a time"), "{error}");
+
+        let mut peer =
+            Plugin { container_id: "c2", ..Plugin::new(host, "vlan", &pods[1], keys("up0-peer", 7, "10.1.0.3/24")) };
+        peer.add().unwrap();
+        let server = pods[1].run(|| UdpSocket::bind("10.1.0.3:5000").unwrap());
+        assert_arrives(&server, || pods[0].run(|| send("0.0.0.0:0", "10.1.0.3:5000")));
+
+        plugin.check().unwrap();
+        plugin.set("vlanId", 8);
+        assert_eq!(plugin.check().unwrap_err().msg, "interface \"net1\" has VLAN 7, not 8");
+        plugin.set("vlanId", 7);
+        plugin.set("mtu", 1300);
+        assert_eq!(plugin.check().unwrap_err().msg, "interface \"net1\" has MTU 1400, not 1300");
+        host.namespace.netlink.delete_link(master.index, "up0").unwrap();
+        assert_eq!(plugin.check().unwrap_err().msg, "interface \"net1\" is gone");
+        plugin.del().unwrap();
+        peer.del().unwrap();
+    });
+}
+
+#[test]
+fn a_vlan_needs_a_master_that_is_up_and_large_enough() {
+    on_host("a_vlan_needs_a_master_that_is_up_and_large_enough", |host| {
+        host.add_link("up0");
+        let pod = Pod::new();
+        let keys = json!({"master": "up0", "vlanId": 7, "mtu": 1501, "ipam": fixed(&[("10.1.0.2/24", "")])});
+        let mut plugin = Plugin::new(host, "vlan", &pod, keys);
+        let error = plugin.add().unwrap_err();
+        assert_eq!(error.msg, "mtu: 1501 is more than master \"up0\" carries; accepted are 0 and 68 to 1500");
+        plugin.set("mtu", 0);
+        set_down(&host.namespace, "up0");
+        assert_eq!(plugin.add().unwrap_err().msg, "master: interface \"up0\" is down");
+    });
+}
+
+#[test]
+fn ipvlan_in_every_mode() {
+    on_host("ipvlan_in_every_mode", |host| {
+        for (mode, number) in [("l2", 0), ("l3", 1), ("l3s", 2)] {
+            let master = host.add_link("up0");
+            let pods = [Pod::new(), Pod::new()];
+            let keys = |ip| json!({"master": "up0", "mode": mode, "ipam": fixed(&[(ip, "")])});
+            let mut plugin = Plugin::new(host, "ipvlan", &pods[0], keys("10.1.0.2/24"));
+            if !kernel_has(&mut plugin, &pods[0], "the kernel lacks ipvlan interfaces (module ipvlan)") {
+                return;
+            }
+            plugin.add().unwrap();
+            let made = link(&pods[0].namespace, "net1").unwrap();
+            assert!(made.is_kind("ipvlan") && made.is_up());
+            assert_eq!(
+                (made.mac, made.parent, data_u16(made.data(), 1)),
+                (master.mac, Some(master.index), Some(number))
+            );
+            let mut other = Plugin { container_id: "c2", ..Plugin::new(host, "ipvlan", &pods[1], keys("10.1.0.3/24")) };
+            other.add().unwrap();
+            let server = pods[1].run(|| UdpSocket::bind("10.1.0.3:5000").unwrap());
+            assert_arrives(&server, || pods[0].run(|| send("0.0.0.0:0", "10.1.0.3:5000")));
+            plugin.check().unwrap();
+            plugin.set("mode", if mode == "l2" { "l3" } else { "l2" });
+            assert!(plugin.check().unwrap_err().msg.contains("is not in mode l"));
+            host.namespace.netlink.delete_link(master.index, "up0").unwrap();
+            plugin.del().unwrap();
+            other.del().unwrap();
+        }
+    });
+}
+
+#[test]
+fn ipvlan_takes_master_and_addresses_from_the_plugin_before() {
+    on_host("ipvlan_takes_master_and_addresses_from_the_plugin_before", |host| {
+        let master = host.add_link("up0");
+        let pod = Pod::new();
+        let previous = json!({"cniVersion": "1.1.0", "interfaces": [{"name": "up0"}],
+            "ips": [{"address": "10.1.0.2/24", "interface": 0}], "routes": [{"dst": "10.2.0.0/16", "gw": "10.1.0.1"}]});
+        let mut plugin = Plugin::new(host, "ipvlan", &pod, json!({}));
+        let refusals = [
+            (
+                json!({"interfaces": [{"name": "up0"}]}),
+                "ipam: is missing, and the plugin before (prevResult) gave no address",
+            ),
+            (
+                json!({"interfaces": [{"name": "up0"}, {"name": "up1"}], "ips": previous["ips"]}),
+                "master: not set, and the plugin before (prevResult) did not make a single interface",
+            ),
+        ];
+        for (previous, expected) in refusals {
+            plugin.set("prevResult", previous);
+            assert_eq!(plugin.add().unwrap_err().msg, expected);
+        }
+        plugin.set("prevResult", previous.clone());
+        if !kernel_has(&mut plugin, &pod, "the kernel lacks ipvlan interfaces (module ipvlan)") {
+            return;
+        }
+        plugin.set("prevResult", previous.clone());
+        let result = plugin.add().unwrap();
+        assert_eq!(
+            result["interfaces"],
+            json!([{"mac": master.mac.unwrap().to_string(), "name": "net1", "sandbox": pod.path()}])
+        );
+        assert_eq!((&result["ips"], &result["routes"]), (&previous["ips"], &previous["routes"]));
+        assert_eq!(addresses(&pod.namespace, "net1"), ["10.1.0.2/24"]);
+        assert_eq!(routes(&pod.namespace, "net1"), ["10.1.0.0/24 from 10.1.0.2", "10.2.0.0/16 via 10.1.0.1"]);
+        plugin.check().unwrap();
+        plugin.del().unwrap();
+    });
+}
+
 // ptp -------------------------------------------------------------------------------------------------------------------
 
 fn masqueraded() -> usize {
@@ -274,7 +479,10 @@ fn ptp_ipam(host: &Host) -> Value {
 fn ptp_routes_between_host_and_pod() {
     on_host("ptp_routes_between_host_and_pod", |host| {
         let pod = Pod::new();
-        let keys = json!({"ipMasq": true, "mtu": 1450, "ipam": ptp_ipam(host)});
+        let mut ipam = ptp_ipam(host);
+        ipam["routes"] =
+            json!([{"dst": "0.0.0.0/0"}, {"dst": "::/0"}, {"dst": "10.50.0.0/16", "gw": "10.60.0.1", "mtu": 1300}]);
+        let keys = json!({"ipMasq": true, "mtu": 1450, "ipam": ipam});
         let mut plugin = Plugin::new(host, "ptp", &pod, keys);
         let result = plugin.add().unwrap();
         let outside = result["interfaces"][0]["name"].as_str().unwrap().to_owned();
@@ -283,10 +491,11 @@ fn ptp_routes_between_host_and_pod() {
         let ips = json!([{"address": "10.99.0.10/24", "gateway": "10.99.0.1", "interface": 1},
             {"address": "fd99::10/64", "gateway": "fd99::1", "interface": 1}]);
         assert_eq!(result["ips"], ips);
-        assert_eq!(result["routes"], json!([{"dst": "0.0.0.0/0"}, {"dst": "::/0"}]));
+        assert_eq!(result["routes"], ipam["routes"]);
 
         let expected = [
             "0.0.0.0/0 via 10.99.0.1",
+            "10.50.0.0/16 via 10.60.0.1",
             "10.99.0.0/24 via 10.99.0.1 from 10.99.0.10",
             "10.99.0.1/32 from 10.99.0.10",
             "::/0 via fd99::1",
@@ -649,5 +858,57 @@ fn a_bridge_as_layer_two_with_the_mac_of_whoever_asks_last() {
         drop(pod);
         plugin.del().unwrap();
         assert_eq!(firewall::spoof_checked_owners(&nft).unwrap().len(), 0);
+    });
+}
+
+#[test]
+fn a_bridge_keeps_vlans_apart_and_has_a_gateway_in_each() {
+    on_host("a_bridge_keeps_vlans_apart_and_has_a_gateway_in_each", |host| {
+        let pods = [Pod::new(), Pod::new(), Pod::new()];
+        let keys = |vlan: u16, ip: &str| json!({"bridge": "br9", "vlan": vlan, "isGateway": true, "ipam": fixed(&[(ip, "10.1.0.1")])});
+        let mut first = Plugin::new(host, "bridge", &pods[0], keys(100, "10.1.0.2/24"));
+        let result = match first.add() {
+            Ok(result) => result,
+            Err(error) => {
+                assert!(error.details.contains("this kernel's bridge cannot filter VLANs"), "{error}");
+                assert!(std::env::var_os("MUSUBI_VM").is_none(), "the virtual machine's kernel has all kinds: {error}");
+                return;
+            }
+        };
+        assert_eq!(result["interfaces"][3]["name"], "br9.100");
+        assert_eq!(addresses(&host.namespace, "br9.100"), ["10.1.0.1/24"]);
+        first.check().unwrap();
+        let mut second =
+            Plugin { container_id: "c2", ..Plugin::new(host, "bridge", &pods[1], keys(100, "10.1.0.3/24")) };
+        second.add().unwrap();
+        let mut stranger =
+            Plugin { container_id: "c3", ..Plugin::new(host, "bridge", &pods[2], keys(200, "10.1.0.4/24")) };
+        stranger.set("isGateway", false);
+        stranger.add().unwrap();
+        let gateway = UdpSocket::bind("10.1.0.1:5000").unwrap();
+        assert_arrives(&gateway, || pods[0].run(|| send("0.0.0.0:0", "10.1.0.1:5000")));
+        let server = pods[1].run(|| UdpSocket::bind("10.1.0.3:5000").unwrap());
+        assert_arrives(&server, || pods[0].run(|| send("0.0.0.0:0", "10.1.0.3:5000")));
+        pods[2].run(|| send("0.0.0.0:0", "10.1.0.3:5000"));
+        server.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+        while let Ok((_, from)) = server.recv_from(&mut [0; 16]) {
+            assert_ne!(from.ip().to_string(), "10.1.0.4", "a packet crossed from VLAN 200 to VLAN 100");
+        }
+
+        let trunk = [json!({"minID": 101, "maxID": 103}), json!({"id": 7})];
+        let pod = Pod::new();
+        let mut member = Plugin::new(host, "bridge", &pod, json!({"bridge": "br9", "vlanTrunk": trunk}));
+        member.container_id = "c4";
+        let outside = member.add().unwrap()["interfaces"][1]["name"].as_str().unwrap().to_owned();
+        member.check().unwrap();
+        let index = link(&host.namespace, &outside).unwrap().index;
+        let mut ids: Vec<(u16, bool)> = Vec::new();
+        for vlan in host.namespace.netlink.vlans(index).unwrap() {
+            ids.extend((vlan.first..=vlan.last).map(|id| (id, vlan.pvid)));
+        }
+        assert_eq!(ids, [(1, true), (7, false), (101, false), (102, false), (103, false)]);
+        for plugin in [&first, &second, &stranger, &member] {
+            plugin.del().unwrap();
+        }
     });
 }

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use musubi_delegates::cni::{CniArgs, CniError, Command, ContainerId, InterfaceName, NetConf, Request, Version};
 use musubi_delegates::netlink::link::NewLink;
+use musubi_delegates::netlink::route::{MAIN_TABLE, Route};
 use musubi_delegates::netlink::{Link, LinkChange};
 use musubi_delegates::netns::Namespace;
 use musubi_delegates::registry::run_standalone;
@@ -128,9 +129,9 @@ pub fn addresses(namespace: &Namespace, name: &str) -> Vec<String> {
 /// The main table's routes by an interface as text, those of the kernel for link-local and multicast left out.
 pub fn routes(namespace: &Namespace, name: &str) -> Vec<String> {
     let index = link(namespace, name).unwrap().index;
-    let of_interface = |route: &musubi_delegates::netlink::route::Route| {
-        route.interface == index && route.table == 254 && !route.destination.to_string().starts_with("f")
-            || route.interface == index && route.table == 254 && route.destination.to_string().starts_with("fd")
+    let is_of_the_kernel = |net: &str| net.starts_with("fe80") || net.starts_with("ff");
+    let of_interface = |route: &Route| {
+        route.interface == index && route.table == MAIN_TABLE && !is_of_the_kernel(&route.destination.to_string())
     };
     let mut shown: Vec<String> = Vec::new();
     for route in namespace.netlink.routes().unwrap().iter().filter(|route| of_interface(route)) {
