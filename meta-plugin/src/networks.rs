@@ -116,7 +116,7 @@ impl Finder<'_> {
         let Some(found) = found else { return Err(definition::missing(&full_name, "")) };
         let list = match &found.config {
             Some(config) => definition::parse(config, name),
-            None => match self.named_file(name)? {
+            None => match self.named_file(name).map_err(|e| definition::in_network(&full_name, e))? {
                 Some(list) => Ok(list),
                 None => Err(CniError::new(
                     code::CONFIG,

@@ -501,7 +501,7 @@ fn node() -> Node {
         ("default", "dotted.name", bridge("dotted", 12)),
         ("default", "macvlan", single(json!({"type": "macvlan", "master": "up0", "ipam": {"type": "static"}}))),
         ("default", "ipvlan", single(json!({"type": "ipvlan", "master": "up0", "ipam": {"type": "static"}}))),
-        ("default", "vlan", single(json!({"type": "vlan", "master": "up0", "vlanId": 5}))),
+        ("default", "vlan", single(json!({"type": "vlan", "master": "up0", "vlanId": 5, "ipam": {"type": "dhcp"}}))),
         ("default", "dhcp", single(json!({"type": "bridge", "ipam": {"type": "dhcp"}}))),
         ("default", "whereabouts", single(json!({"type": "ovs", "ipam": {"type": "whereabouts"}}))),
         ("default", "ovs", single(json!({"type": "ovs", "bridge": "ovsbr0"}))),
