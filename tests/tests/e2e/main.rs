@@ -2,6 +2,8 @@
 
 mod annotations;
 mod bad_input;
+mod demo;
+mod examples;
 mod explain;
 mod faults;
 mod path;
