@@ -16,6 +16,9 @@ use crate::netns::{Family, Namespace};
 /// How long duplicate address detection may take at most: one second a probe, three probes, and the wait before them
 /// (RFC 4862, 5.4).
 const DETECTION: Duration = Duration::from_secs(5);
+/// How long a carrier that is on may take to become known (the kernel's linkwatch), and how often that is looked at.
+const CARRIER: Duration = Duration::from_millis(500);
+const CARRIER_POLL: Duration = Duration::from_micros(200);
 /// How often a state that the kernel reaches by itself is looked at.
 const POLL: Duration = Duration::from_millis(5);
 
@@ -172,9 +175,7 @@ fn set_sysctls(pod: &Namespace, name: &str, with_v6: bool, settings: Settings) -
 /// Waits until no address of the link is tentative.
 fn settle(pod: &Namespace, link: &Link, settings: Settings, deadline: Instant) -> Result<(), CniError> {
     let limit = deadline.min(Instant::now() + DETECTION);
-    if settings.detect_duplicates {
-        wait_operational(pod, link, limit)?;
-    }
+    wait_operational(pod, link, settings, limit)?;
     loop {
         let addresses = pod.netlink.addresses(link.index)?;
         if let Some(taken) = addresses.iter().find(|a| a.is_duplicate()) {
@@ -199,11 +200,15 @@ fn settle(pod: &Namespace, link: &Link, settings: Settings, deadline: Instant) -
 }
 
 /// Waits until frames can pass (RFC 2863): only then does the kernel make the link-local address and start detection. A
-/// link that stays down is left to what it becomes later.
-fn wait_operational(pod: &Namespace, link: &Link, limit: Instant) -> Result<(), CniError> {
+/// link without a carrier is waited for where detection is asked for, and otherwise left to what it becomes later.
+fn wait_operational(pod: &Namespace, link: &Link, settings: Settings, limit: Instant) -> Result<(), CniError> {
+    let limit = if settings.detect_duplicates { limit } else { limit.min(Instant::now() + CARRIER) };
     while Instant::now() < limit {
         match pod.netlink.link_by_index(link.index)? {
-            Some(now) if now.operational_state != OPERATIONAL => std::thread::sleep(POLL),
+            Some(now) if now.operational_state == OPERATIONAL => return Ok(()),
+            Some(now) if settings.detect_duplicates || now.flags & libc::IFF_LOWER_UP as u32 != 0 => {
+                std::thread::sleep(CARRIER_POLL);
+            }
             _ => return Ok(()),
         }
     }
