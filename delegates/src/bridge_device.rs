@@ -2,11 +2,14 @@
 //! what the configuration asks for. VXLAN networks make theirs here too.
 
 use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::num::NonZeroU32;
 
 use ipnet::IpNet;
 use nix::errno::Errno;
 
-use crate::cni::{CniError, code};
+use crate::cni::{CniError, CniResult, code};
+use crate::configure;
 use crate::delegate::Context;
 use crate::netlink::link::data_u8;
 use crate::netlink::vlan::VlanMembership;
@@ -29,6 +32,8 @@ pub struct BridgeDevice {
     pub promiscuous: bool,
     /// Tell VLANs apart.
     pub vlan_filtering: bool,
+    /// `IFLA_GROUP` when it is made here: marks one that is removed with others of its group.
+    pub group: Option<NonZeroU32>,
     /// Replace an address in the way of a gateway instead of failing.
     pub force_address: bool,
 }
@@ -89,6 +94,10 @@ impl BridgeDevice {
     fn create(&self, cx: &Context<'_>) -> Result<Link, CniError> {
         let netlink = &cx.host.netlink;
         let link = NewLink::named(&self.name).mac(Some(MacAddress::random())).mtu(self.mtu);
+        let link = match self.group {
+            Some(group) => link.group(group.get()),
+            None => link,
+        };
         let request =
             link.of_kind("bridge", |data| if self.vlan_filtering { data.u8(VLAN_FILTERING, 1) } else { data });
         match netlink.request(request) {
@@ -140,6 +149,15 @@ impl BridgeDevice {
             }
         }
         Ok(())
+    }
+
+    /// Makes the host the gateway: the addresses are on the bridge (or its interface in a VLAN) and packets are forwarded.
+    ///
+    /// # Errors
+    /// As [`Self::ensure_addresses`]; the sysctl cannot be written.
+    pub fn be_gateway(&self, cx: &Context<'_>, link: &Link, gateways: &BTreeSet<IpNet>) -> Result<(), CniError> {
+        self.ensure_addresses(cx, link, gateways)?;
+        gateways.iter().try_for_each(|net| configure::enable_forwarding(cx.host, net.addr()))
     }
 
     /// The name of the bridge's interface in a VLAN.
@@ -223,6 +241,24 @@ fn pin_mac(cx: &Context<'_>, link: &Link) -> Result<(), CniError> {
     let mac = link.mac.filter(|mac| mac.0 != [0; 6]).unwrap_or_else(MacAddress::random);
     let change = LinkChange::of(link.index, format!("set the MAC of bridge \"{}\"", link.name));
     Ok(cx.host.netlink.request(change.attr(libc::IFLA_ADDRESS, mac).request())?)
+}
+
+/// The gateways of a result with their subnets; an address that IPAM gave none for gets the subnet's first one.
+pub fn complete_gateways(result: &mut CniResult) -> BTreeSet<IpNet> {
+    let mut gateways = BTreeSet::new();
+    for ip in &mut result.ips {
+        ip.gateway = ip.gateway.or_else(|| first_address(ip.address));
+        gateways.extend(ip.gateway.and_then(|gateway| IpNet::new(gateway, ip.address.prefix_len()).ok()));
+    }
+    gateways
+}
+
+/// The gateway that a network has when IPAM names none: its first address.
+fn first_address(net: IpNet) -> Option<IpAddr> {
+    match net.trunc().addr() {
+        IpAddr::V4(v4) => u32::from(v4).checked_add(1).map(|n| Ipv4Addr::from(n).into()),
+        IpAddr::V6(v6) => u128::from(v6).checked_add(1).map(|n| Ipv6Addr::from(n).into()),
+    }
 }
 
 /// Whether an address on the bridge contradicts a gateway: any other of IPv4, an overlapping one of IPv6 (a link may have
