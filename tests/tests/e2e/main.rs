@@ -6,6 +6,7 @@ mod demo;
 mod examples;
 mod explain;
 mod faults;
+mod oracle;
 mod path;
 mod plan;
 mod scene;
