@@ -1,6 +1,7 @@
 //! `examples/`: every manifest is planned as it stands, and every pod gets its networks on a node that has what the
 //! manifests name – only the folders of state are the test's own. A kernel that lacks a kind must say so; the virtual
 //! machine lacks none.
+#![allow(clippy::unwrap_used, reason = "what is outside of test functions is part of a test, too")]
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;

@@ -6,11 +6,14 @@ use std::fs;
 use std::path::Path;
 
 use musubi_delegates::firewall;
-use musubi_delegates::netlink::Netlink;
+use musubi_delegates::netlink::{Link, Netlink};
 
 use super::lab::{Lab, Node, inside, open};
 use super::manifests::Network;
+use super::observe::is_link_local;
 
+/// `RTPROT_KERNEL`: the route belongs to an address.
+const MADE_BY_KERNEL: u8 = 2;
 /// How the line of a bridge without ports ends.
 const UNUSED_BRIDGE: &str = " (bridge, unused)";
 
@@ -67,26 +70,35 @@ fn bridge_that_stays(line: &str, networks: &[Network]) -> Option<String> {
 }
 
 fn node_lines(node: &Node) -> anyhow::Result<Vec<String>> {
-    let links = open(&node.namespace)?.netlink.links()?;
-    let is_used = |index: u32| links.iter().any(|link| link.master == Some(index));
-    let mut lines: Vec<String> = links
-        .iter()
-        .map(|link| match &link.kind {
-            Some(kind) if kind == "bridge" && !is_used(link.index) => format!("link {}{UNUSED_BRIDGE}", link.name),
-            Some(kind) => format!("link {} ({kind})", link.name),
-            None => format!("link {}", link.name),
-        })
-        .collect();
+    let mut lines = network_lines(&open(&node.namespace)?.netlink)?;
     let owners = inside(&node.namespace, || {
         let nft = Netlink::netfilter()?;
         Ok([firewall::masqueraded_owners(&nft)?, firewall::spoof_checked_owners(&nft)?].concat())
     })?;
     lines.extend(owners.iter().map(|owner| format!("nf_tables rules of {owner}")));
-    // Names and folders of namespaces are the demo's own.
+    // Namespaces and the folders of their files are the demo's own.
     for folder in ["manifests", "reservations", "state"] {
         files_below(&node.folder, Path::new(folder), &mut lines)?;
     }
     Ok(lines.into_iter().map(|line| format!("{}: {line}", node.name)).collect())
+}
+
+/// Links, their addresses, and routes that the kernel has not made by itself. What is on a bridge without ports stays
+/// with it.
+fn network_lines(netlink: &Netlink) -> anyhow::Result<Vec<String>> {
+    let links = netlink.links()?;
+    let (unused, used): (Vec<&Link>, Vec<&Link>) =
+        links.iter().partition(|link| link.is_kind("bridge") && !links.iter().any(|l| l.master == Some(link.index)));
+    let mut lines: Vec<String> = unused.iter().map(|link| format!("link {}{UNUSED_BRIDGE}", link.name)).collect();
+    for Link { name, index, kind, .. } in used {
+        lines.push(format!("link {name} ({})", kind.as_deref().unwrap_or("device")));
+        // The kernel gives link-local addresses when it likes.
+        let addresses = netlink.addresses(*index)?.into_iter().filter(|a| !is_link_local(a.net.addr()));
+        lines.extend(addresses.map(|address| format!("address {} of {name}", address.net)));
+    }
+    let made = netlink.routes()?.into_iter().filter(|route| route.protocol != MADE_BY_KERNEL);
+    lines.extend(made.map(|route| format!("route to {} by interface {}", route.destination, route.interface)));
+    Ok(lines)
 }
 
 fn files_below(root: &Path, folder: &Path, lines: &mut Vec<String>) -> anyhow::Result<()> {
