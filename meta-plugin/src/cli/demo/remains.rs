@@ -115,16 +115,15 @@ fn files_below(root: &Path, folder: &Path, lines: &mut Vec<String>) -> anyhow::R
     Ok(())
 }
 
-/// Files that say nothing of any pod: what our plugin and host-local lock, where host-local goes on counting, and which
-/// boot our plugin saw last.
+/// Files that say nothing of any pod: locks of what pods share and of the reservations, where host-local goes on
+/// counting, and which boot our plugin saw last. Locks of containers are in `state/locks`, and are to be gone.
 fn is_of_no_pod(file: &Path) -> bool {
     let name = file.file_name().unwrap_or_default().to_string_lossy();
-    let is_lock = file.starts_with("state/shared") && name.ends_with(".lock");
-    is_lock
-        || file == Path::new("state/boot")
-        || name == "lock"
-        || name == ".seal"
-        || name.starts_with("last_reserved_ip.")
+    let folder = file.parent().unwrap_or(file);
+    if [Path::new("state"), Path::new("state/shared")].contains(&folder) {
+        return name == "boot" || name.ends_with(".lock");
+    }
+    file.starts_with("reservations") && (name == "lock" || name.starts_with("last_reserved_ip."))
 }
 
 #[cfg(test)]
@@ -155,5 +154,23 @@ mod tests {
             assert_eq!(remains.kept, kept, "{line}");
         }
         assert_eq!(snapshot(&[]).since(&before, &networks).leftovers, ["n: link eth0 (veth) is gone"]);
+    }
+    #[test]
+    fn a_file_of_a_pod_is_not_mistaken_for_one_of_the_node() {
+        let cases = [
+            ("state/boot", true),
+            ("state/gc.lock", true),
+            ("state/shared/vxlan-100.lock", true),
+            ("reservations/blue/lock", true),
+            ("reservations/blue/last_reserved_ip.0", true),
+            ("reservations/blue/10.10.0.2", false),
+            ("state/locks/lock", false),
+            ("state/locks/demo-web.lock", false),
+            ("state/records/lock", false),
+            ("manifests/status/default/web.json", false),
+        ];
+        for (file, expected) in cases {
+            assert_eq!(is_of_no_pod(Path::new(file)), expected, "{file}");
+        }
     }
 }
