@@ -9,7 +9,6 @@ use std::path::{Path, PathBuf};
 use musubi_crds::name::{is_dns_label, is_dns_subdomain};
 use musubi_crds::{NETWORK_STATUS_ANNOTATION, NetworkStatus, RESOURCE_NAME_ANNOTATION, status};
 use musubi_delegates::cni::{CniError, code};
-use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -220,13 +219,6 @@ pub fn write_whole(file: &Path, bytes: &[u8]) -> io::Result<()> {
     fs::create_dir_all(folder)?;
     let mut temporary = tempfile::NamedTempFile::new_in(folder)?;
     io::Write::write_all(&mut temporary, bytes)?;
-    // ext4 starts to write a file out when it is renamed over another (`auto_da_alloc`), and whoever removes it next waits
-    // for the disk, 5 ms and more. Names that are exchanged are no such case, and what had the name before goes with the
-    // temporary one.
-    if renameat2(AT_FDCWD, temporary.path(), AT_FDCWD, file, RenameFlags::RENAME_EXCHANGE).is_ok() {
-        return temporary.close();
-    }
-    // There was none before, or the filesystem cannot exchange names.
     temporary.persist(file).map(drop).map_err(|e| e.error)
 }
 
