@@ -159,7 +159,7 @@ fn remains(report: &Report) -> String {
     }
     if report.leftovers.is_empty() {
         text.push_str(
-            "✓ nothing is left: links, addresses, routes, rules, reservations, records, statuses: as before\n",
+            "✓ nothing is left: links, addresses, rules, reservations, records and statuses are as before\n",
         );
     }
     if !report.kept.is_empty() {
