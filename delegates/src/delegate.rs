@@ -134,10 +134,12 @@ impl OwnedLink {
         }
     }
 
-    /// Whether a link the kernel tells of is this one. The name does not count: a pod may rename its own links.
+    /// Whether a link the kernel tells of is this one. In a pod the name does not count: it may rename its own links. On
+    /// the host it does: an index and a peer's index may come again with other links, a random name does not.
     #[must_use]
     pub fn is(&self, link: &Link) -> bool {
         self.index == link.index
+            && (self.side == Side::Pod || self.name == link.name)
             && link.kind.as_deref().unwrap_or_default() == self.kind
             && (self.peer.is_none() || self.peer == link.parent)
     }
