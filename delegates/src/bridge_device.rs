@@ -10,7 +10,7 @@ use nix::errno::Errno;
 
 use crate::cni::{CniError, CniResult, code};
 use crate::configure;
-use crate::delegate::Context;
+use crate::delegate::{Attachment, Context};
 use crate::netlink::link::data_u8;
 use crate::netlink::vlan::VlanMembership;
 use crate::netlink::{Link, LinkChange, MacAddress, NewLink, address};
@@ -171,32 +171,44 @@ impl BridgeDevice {
     /// The kernel's refusal.
     pub fn ensure_vlan_interface(&self, cx: &Context<'_>, bridge: &Link, vlan: u16) -> Result<Link, CniError> {
         let name = self.vlan_interface(vlan);
-        let netlink = &cx.host.netlink;
-        if let Some(link) = netlink.link_by_name(&name)? {
+        let find = || cx.host.netlink.link_by_name(&name);
+        if let Some(link) = find()?.filter(Link::is_up) {
             return Ok(link);
         }
         let _lock = shared::lock(cx.state_dir, "bridge", &self.name)?;
-        if let Some(link) = netlink.link_by_name(&name)? {
-            return Ok(link);
+        if find()?.is_none() {
+            self.create_vlan_interface(cx, bridge, &name)?;
         }
-        let port_name = random::interface_name("veth");
-        let port = NewLink::named(&port_name).mtu(Some(bridge.mtu)).master(Some(bridge.index)).up();
-        let inside = NewLink::named(&name).mac(Some(MacAddress::random())).mtu(Some(bridge.mtu));
-        netlink.request(port.veth(inside))?;
-        let found = |name: &str| netlink.link_by_name(name);
-        if let Some(port) = found(&port_name)? {
-            let mut requests = vec![VlanMembership::access(vlan).add(port.index, false)];
-            if vlan != 1 {
-                requests.push(VlanMembership::access(1).remove(port.index, false));
-            }
-            netlink.request_all(requests)?;
-        }
-        let link = found(&name)?.ok_or_else(|| {
+        let link = find()?.ok_or_else(|| {
             CniError::new(code::DELEGATE, format!("interface \"{name}\" vanished as soon as it was made"))
         })?;
-        // A veth's peer cannot be born up: it is made before it has one.
-        netlink.request(LinkChange::of(link.index, format!("bring up interface \"{name}\"")).up().request())?;
+        self.finish_vlan_interface(cx, &link, vlan)?;
         Ok(link)
+    }
+
+    fn create_vlan_interface(&self, cx: &Context<'_>, bridge: &Link, name: &str) -> Result<(), CniError> {
+        let port_name = random::interface_name("veth");
+        let port = NewLink::named(&port_name).mtu(Some(bridge.mtu)).master(Some(bridge.index)).up();
+        let inside = NewLink::named(name).mac(Some(MacAddress::random())).mtu(Some(bridge.mtu));
+        Ok(cx.host.netlink.request(port.veth(inside))?)
+    }
+
+    /// Puts the pair into its VLAN and then brings it up (a veth's peer cannot be born up: it is made before it has one).
+    /// One that is down is not finished: whoever made it died.
+    fn finish_vlan_interface(&self, cx: &Context<'_>, link: &Link, vlan: u16) -> Result<(), CniError> {
+        if link.is_up() {
+            return Ok(());
+        }
+        let mut requests = Vec::new();
+        if let Some(port) = link.parent.filter(|_| link.is_kind("veth")) {
+            requests.push(VlanMembership::access(vlan).add(port, false));
+            if vlan != 1 {
+                requests.push(VlanMembership::access(1).remove(port, false));
+            }
+        }
+        cx.host.netlink.request_all(requests)?;
+        let change = LinkChange::of(link.index, format!("bring up interface \"{}\"", link.name)).up();
+        Ok(cx.host.netlink.request(change.request())?)
     }
 
     /// CHECK of the bridge itself.
@@ -211,6 +223,39 @@ impl BridgeDevice {
             return Err(CniError::new(code::DELEGATE, format!("bridge \"{}\" is {what}", self.name)));
         }
         self.accept(link)
+    }
+
+    /// CHECK of the gateways that a result names: their addresses are on the bridge, or on its interface in a VLAN.
+    ///
+    /// # Errors
+    /// The first that is not.
+    pub fn check_gateways(
+        &self,
+        at: &Attachment<'_>,
+        bridge: &Link,
+        vlan: Option<u16>,
+        result: &CniResult,
+    ) -> Result<(), CniError> {
+        let netlink = &at.host.netlink;
+        let lost = |what: String| CniError::new(code::DELEGATE, what);
+        let name = vlan.map(|vlan| self.vlan_interface(vlan));
+        let index = match &name {
+            Some(name) => {
+                let link = netlink.link_by_name(name)?.filter(Link::is_up);
+                link.ok_or_else(|| lost(format!("interface \"{name}\" is gone or down")))?.index
+            }
+            None => bridge.index,
+        };
+        let present = netlink.addresses(index)?;
+        let own = configure::position(result, at.interface.as_str()).and_then(|position| i64::try_from(position).ok());
+        let mut gateways = result.ips.iter().filter(|ip| ip.interface == own).filter_map(|ip| ip.gateway);
+        match gateways.find(|gateway| !present.iter().any(|address| address.net.addr() == *gateway)) {
+            Some(gateway) => {
+                let holder = name.map_or(format!("bridge \"{}\"", bridge.name), |name| format!("interface \"{name}\""));
+                Err(lost(format!("{holder} has lost the gateway address {gateway}")))
+            }
+            None => Ok(()),
+        }
     }
 
     /// STATUS of the bridge: a missing one would be made, one of another kind is in the way.

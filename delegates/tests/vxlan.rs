@@ -15,7 +15,7 @@ use musubi_delegates::delegate::{Attachment, Context, Delegate};
 use musubi_delegates::netlink::neighbour::ForwardingEntry;
 use musubi_delegates::netlink::{LinkChange, NewLink, address};
 use musubi_delegates::netns::Namespace;
-use musubi_delegates::registry::run_standalone;
+use musubi_delegates::standalone;
 use musubi_delegates::vxlan::Vxlan;
 use musubi_delegates::vxlan_device::{Vni, remove_if_unused};
 use serde_json::{Value, json};
@@ -750,7 +750,7 @@ impl Network {
         let (node, request) = (&node, &request);
         let call = move || {
             nix::sched::setns(node, nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
-            run_standalone("vxlan", request, state_dir)
+            standalone::run("vxlan", request, state_dir)
         };
         std::thread::scope(|scope| scope.spawn(call).join().unwrap())
     }
