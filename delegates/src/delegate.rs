@@ -211,3 +211,30 @@ impl From<netlink::Error> for CniError {
         Self::new(code::DELEGATE, error.to_string())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_link_is_known_again_by_what_another_in_its_place_would_not_share() {
+        let made = Link {
+            index: 7,
+            name: "veth0a1b2c3d".to_owned(),
+            kind: Some("veth".to_owned()),
+            parent: Some(2),
+            ..Link::default()
+        };
+        let cases: [(&str, Link, [bool; 2]); 5] = [
+            ("itself", made.clone(), [true, true]),
+            ("renamed", Link { name: "eth9".to_owned(), ..made.clone() }, [false, true]),
+            ("of another kind", Link { kind: Some("vxlan".to_owned()), ..made.clone() }, [false, false]),
+            ("with another peer", Link { parent: Some(3), ..made.clone() }, [false, false]),
+            ("of another index", Link { index: 8, ..made.clone() }, [false, false]),
+        ];
+        for (what, link, expected) in cases {
+            let is = [Side::Host, Side::Pod].map(|side| OwnedLink::of(side, &made).is(&link));
+            assert_eq!(is, expected, "{what}, on the host and in the pod");
+        }
+    }
+}

@@ -158,7 +158,7 @@ impl Delegate for Vxlan {
 
 impl Vxlan {
     /// The VNI and the configured bridge: what an agent needs to remove them later with
-    /// [`remove_if_unused`](crate::vxlan_device::remove_if_unused).
+    /// [`remove_if_unused`].
     #[must_use]
     pub fn shared(&self) -> (Vni, &str) {
         (self.device.vni, &self.device.bridge.name)

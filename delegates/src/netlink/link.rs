@@ -379,3 +379,26 @@ pub fn data_u32(attributes: Attributes<'_>, kind: u16) -> Option<u32> {
 pub fn data_u8(attributes: Attributes<'_>, kind: u16) -> Option<u8> {
     attributes.get(kind)?.first().copied()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_parent_elsewhere_with_the_links_own_index_is_told_of_by_its_namespace_alone() {
+        let read = |attributes: &[(u16, u32)]| {
+            let mut header = [0; 16];
+            header[4] = 2;
+            let message =
+                attributes.iter().fold(Message::new(libc::RTM_NEWLINK, 0).fixed(&header), |message, (kind, value)| {
+                    message.u32(*kind, *value)
+                });
+            let link = Link::read(&message.finish(0, 0)[super::super::message::HEADER..]).unwrap();
+            (link.parent, link.parent_netns)
+        };
+        assert_eq!(read(&[]), (None, None));
+        assert_eq!(read(&[(libc::IFLA_LINK, 5)]), (Some(5), None));
+        assert_eq!(read(&[(libc::IFLA_LINK, 5), (IFLA_LINK_NETNSID, 0)]), (Some(5), Some(0)));
+        assert_eq!(read(&[(IFLA_LINK_NETNSID, 0)]), (Some(2), Some(0)));
+    }
+}

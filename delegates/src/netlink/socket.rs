@@ -8,11 +8,16 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use netlink_sys::{Socket, SocketAddr, protocols};
 use nix::errno::Errno;
+use nix::sys::socket::setsockopt;
+use nix::sys::socket::sockopt::ReceiveTimeout;
+use nix::sys::time::{TimeVal, TimeValLike};
 
 use super::message::{Attributes, HEADER, Message, text, u16_at, u32_at};
 
 /// What the kernel sends at once at most in a dump; `linux/netlink.h` asks readers for at least 8 KiB, dumps use 32.
 const RECEIVE: usize = 64 * 1024;
+/// How long an answer may take, in seconds. The kernel works while it is being sent to, so one that is not there was lost.
+const LONGEST_WAIT: i64 = 10;
 /// How many requests go out before their answers are read: answers that a socket's buffer has no room for are lost, and
 /// the kernel's default one (`net.core.rmem_default`, 208 KiB) holds some 250.
 const AT_ONCE: usize = 64;
@@ -100,6 +105,7 @@ impl Netlink {
             // The kernel's own words in refusals, without the request echoed back.
             socket.set_ext_ack(true)?;
             socket.set_cap_ack(true)?;
+            setsockopt(&socket, ReceiveTimeout, &TimeVal::seconds(LONGEST_WAIT))?;
             if protocol == protocols::NETLINK_ROUTE {
                 // Filters in dump requests are honoured, not ignored.
                 socket.set_netlink_get_strict_chk(true)?;
@@ -364,4 +370,22 @@ fn error_in(operation: &str, payload: &[u8], attributes: usize) -> Option<Error>
         errno: Errno::from_raw(code.wrapping_neg()),
         message: attributes.get(ERROR_TEXT).map(text).filter(|m| !m.is_empty()),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kernels_words_are_found_in_a_refusal_and_in_a_failed_dump() {
+        let code = (-libc::EINVAL).to_ne_bytes();
+        let words = [&[14, 0, 1, 0][..], b"Wrong mtu\0", &[0; 2]].concat();
+        let refused = [&code[..], &[0; HEADER], &words].concat();
+        let dump = [&code[..], &words].concat();
+        for error in [refusal("create", &refused), failed_dump("create", &dump)] {
+            assert_eq!(error.unwrap().to_string(), "create: Invalid argument (Wrong mtu)");
+        }
+        assert_eq!(refusal("create", &[&[0; 4][..], &[0; HEADER]].concat()), None);
+        assert_eq!((failed_dump("list", &[0; 4]), failed_dump("list", &[])), (None, None));
+    }
 }
