@@ -318,6 +318,13 @@ impl Netlink {
             match self.socket.recv(&mut *buffer, 0) {
                 Ok(_) => break,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                    return Err(Error {
+                        operation: operation.to_owned(),
+                        errno: Errno::ETIMEDOUT,
+                        message: Some("the kernel's answer was lost".to_owned()),
+                    });
+                }
                 Err(e) => return Err(Error::io(operation, &e)),
             }
         }
