@@ -10,4 +10,5 @@ mod oracle;
 mod path;
 mod plan;
 mod scene;
+mod vm_kinds;
 mod vm_smoke;
