@@ -5,7 +5,7 @@ use musubi_delegates::netlink::address;
 use serde_json::{Value, json};
 
 use super::compare::{Case, compare};
-use super::stage::{Stage, dual_stack, extend, host_local};
+use super::stage::{Stage, dual_stack, extend, host_local, small_pool};
 
 /// All tables of this file.
 pub const TABLES: &[fn() -> Vec<Case>] =
@@ -154,6 +154,9 @@ fn bridges_that_exist_cases() -> Vec<Case> {
         bridge("overlapping IPv6 gateway replaced", forced(&v6)).on(|stage| with_address(stage, "fd07::9/48")),
         bridge("disjoint IPv6 gateway kept", v6).on(|stage| with_address(stage, "fd09::1/64")),
         bridge("no bridge", gateway).on(|stage| stage.node.add_uplink("br0", "far0")).refused(100),
+        bridge("pool used up", json!({"isGateway": true, "ipMasq": true, "macspoofchk": true, "ipam": small_pool()}))
+            .on(Stage::use_up_pool)
+            .refused(100),
         bridge("interface exists", json!({"ipam": lan()})).interface("lo").refused(100),
     ]
 }

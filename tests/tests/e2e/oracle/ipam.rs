@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::compare::{Case, compare, judge};
 use super::facts::{self, Facts};
-use super::stage::{BOTH, BOTH_WAYS, Stage, Who, dual_stack, extend, host_local};
+use super::stage::{BOTH, BOTH_WAYS, Stage, Who, dual_stack, extend, host_local, small_pool};
 
 /// All tables of this file.
 pub const TABLES: &[fn() -> Vec<Case>] =
@@ -99,6 +99,7 @@ fn host_local_refusals_cases() -> Vec<Case> {
         pool("end outside", host_local("10.7.0.0/24", &json!({"rangeEnd": "10.8.0.1"}))).refused(7),
         pool("end before start", host_local("10.7.0.0/24", &json!({"rangeStart": "10.7.0.9", "rangeEnd": "10.7.0.5"})))
             .refused(7),
+        pool("used up", small_pool()).on(Stage::use_up_pool).refused(100),
         pool("overlap in a set", ranges(json!([[{"subnet": "10.7.0.0/24"}, {"subnet": "10.7.0.0/25"}]]))).refused(7),
         pool("overlap of sets", ranges(json!([[{"subnet": "10.7.0.0/24"}], [{"subnet": "10.7.0.0/25"}]]))).refused(7),
         pool("families in one set", ranges(json!([[{"subnet": "10.7.0.0/24"}, {"subnet": "fd07::/64"}]]))).refused(7),

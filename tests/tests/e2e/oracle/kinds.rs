@@ -6,7 +6,7 @@ use musubi_delegates::netlink::route::Route;
 use serde_json::{Value, json};
 
 use super::compare::{Case, compare};
-use super::stage::{Stage, dual_stack, extend, host_local};
+use super::stage::{Stage, dual_stack, extend, host_local, small_pool};
 
 /// All tables of this file.
 pub const TABLES: &[fn() -> Vec<Case>] = &[
@@ -93,6 +93,12 @@ fn macvlan_refusals_cases() -> Vec<Case> {
         macvlan("no such mode", json!({"mode": "fast", "ipam": lan()})).refused(7),
         macvlan("MTU over the master's", json!({"mtu": 1600, "ipam": lan()})).refused(7),
         macvlan("MTU below zero", json!({"mtu": -1, "ipam": lan()})).refused(7),
+        macvlan("pool used up", json!({"ipam": small_pool()}))
+            .on(|stage| {
+                stage.uplink();
+                stage.use_up_pool();
+            })
+            .refused(100),
         macvlan("interface exists", json!({"ipam": lan()})).interface("lo").refused(100),
         macvlan("route by nobody", many).refused(100),
     ]
@@ -120,6 +126,9 @@ fn ptp_pairs_cases() -> Vec<Case> {
             "route by another gateway",
             json!({"ipam": host_local("10.7.0.0/24", &json!({"routes": [{"dst": "10.50.0.0/16", "gw": "10.7.0.9"}]}))}),
         ),
+        Case::new("ptp", "pool used up", json!({"ipMasq": true, "ipam": small_pool()}))
+            .on(Stage::use_up_pool)
+            .refused(100),
         Case::new("ptp", "no ipam", json!({})).refused(7),
         Case::new("ptp", "interface exists", json!({"ipam": lan()})).interface("lo").refused(100),
         Case::new("ptp", "no gateway", json!({"ipam": {"type": "static", "addresses": [{"address": "10.8.0.5/24"}]}}))
