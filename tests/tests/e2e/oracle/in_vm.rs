@@ -130,8 +130,8 @@ fn del_takes_away_what_is_left() {
     use super::del::{OF_A_MASTER, OF_EVERY_KIND, del_of_nothing, del_survives};
     let ipvlan = json!({"type": "ipvlan", "master": "up0", "ipam": lan()});
     let vlan = json!({"type": "vlan", "master": "up0", "vlanId": 7, "ipam": lan()});
+    del_survives(&vlan, Stage::uplink, OF_EVERY_KIND);
     for conf in [ipvlan, vlan] {
-        del_survives(&conf, Stage::uplink, OF_EVERY_KIND);
         del_survives(&conf, Stage::uplink, OF_A_MASTER);
         del_of_nothing(&conf, Stage::uplink);
     }
