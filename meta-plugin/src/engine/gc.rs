@@ -325,7 +325,7 @@ fn resources(attached: &Attached) -> Vec<String> {
 /// their addresses would be missing.
 ///
 /// # Errors
-/// The state folder cannot be read or written.
+/// The state folder cannot be read.
 pub fn release_earlier_boots(state_dir: &Path, own: &ContainerId, deadline: Instant) -> Result<(), CniError> {
     let marker = state_dir.join("boot");
     let boot = crate::record::boot_id();
@@ -345,8 +345,11 @@ pub fn release_earlier_boots(state_dir: &Path, own: &ContainerId, deadline: Inst
             tracing::warn!("container {}: {error}", stale.key.container_id);
         }
     }
-    crate::store::directory::write_whole(&marker, boot.as_bytes())
-        .map_err(|e| CniError::new(code::IO, format!("write {}: {e}", marker.display())))
+    // Without the marker the next ADD looks again.
+    if let Err(e) = crate::store::directory::write_whole(&marker, boot.as_bytes()) {
+        tracing::warn!("write {}: {e}", marker.display());
+    }
+    Ok(())
 }
 
 /// Whether orphans are to be tried again: there are some, and the last try is a minute ago.
