@@ -106,7 +106,9 @@ impl Scene {
     }
 
     pub fn records(&self) -> Vec<PathBuf> {
-        files(self.node.state().join("records"))
+        let mut records = files(self.node.state().join("records"));
+        records.retain(|file| !file.file_name().unwrap().to_string_lossy().starts_with('.'));
+        records
     }
 
     pub fn orphans(&self) -> Vec<PathBuf> {
