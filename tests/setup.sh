@@ -3,6 +3,9 @@
 # machine, and the reference CNI plugins. They are unpacked, not installed; only QEMU is installed, if missing.
 # Run it again at will: it is quiet and needs no network once everything is there.
 #
+#   tests/setup.sh            everything
+#   tests/setup.sh toolchain  a C compiler and libc alone, which linking a static Rust program takes
+#
 #   target/debian/kernel/boot/vmlinuz-*     target/debian/kernel/lib/modules/*
 #   target/debian/containernetworking-plugins/usr/lib/cni/*
 set -eu
@@ -11,12 +14,21 @@ cd "$(dirname "$0")/.."
 debian=target/debian
 
 main() {
+    toolchain
+    [ "${1:-}" = toolchain ] && return
     [ "$(uname -m)" = x86_64 ] || fail "the virtual machine is x86_64 only; this host is $(uname -m)"
     command -v qemu-system-x86_64 >/dev/null || install_package qemu-system-x86
     command -v xz >/dev/null || install_package xz-utils
     [ -e $debian/kernel/.complete ] || { find_kernel_package; unpack "$kernel_package" kernel; }
     [ -e $debian/containernetworking-plugins/.complete ] ||
         unpack containernetworking-plugins containernetworking-plugins
+}
+
+toolchain() {
+    command -v cargo >/dev/null || fail "cargo is missing: install a Rust toolchain (1.89 or newer) first"
+    command -v cc >/dev/null || install_package gcc
+    [ -n "$(cc -print-file-name=libc.a | grep /)" ] || install_package libc6-dev
+    command -v unshare >/dev/null || install_package util-linux
 }
 
 # linux-image-cloud-amd64 is empty: it depends on the package that holds the kernel of the day.
@@ -87,4 +99,4 @@ fail() {
     exit 1
 }
 
-main
+main "$@"

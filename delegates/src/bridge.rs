@@ -5,14 +5,14 @@ use std::collections::BTreeSet;
 
 use ipnet::IpNet;
 
-use crate::bridge_device::BridgeDevice;
+use crate::bridge_device::{self, BridgeDevice};
 use crate::cni::{CniError, CniResult, ConfigError, Dns, NetConf, Route, ValidAttachment, View, code};
 use crate::configure::{self, Settings};
 use crate::delegate::{Added, Attachment, Context, Delegate, OwnedLink};
 use crate::firewall::{self, Owner};
 use crate::interface::{self, Fitting};
 use crate::ipam::Ipam;
-use crate::netlink::link::{OPERATIONAL, data_u8};
+use crate::netlink::link::data_u8;
 use crate::netlink::vlan::VlanMembership;
 use crate::netlink::{Link, LinkChange, MacAddress, Netlink};
 use crate::veth::{self, Pair, Wanted};
@@ -90,6 +90,7 @@ impl Delegate for Bridge {
             mtu: interface::mtu(&view)?,
             promiscuous,
             vlan_filtering: vlan.is_some() || !trunk.is_empty(),
+            group: None,
             force_address: view.bool("forceAddress")?,
         };
         if let Some(vlan) = vlan.filter(|_| is_gateway)
@@ -217,6 +218,8 @@ impl Bridge {
         {
             firewall::check_spoofing(&Netlink::netfilter()?, owner, &pair.host.name, mac)?;
         }
+        // A bridge whose MAC nobody has set takes that of a port.
+        let bridge = &at.host.netlink.link_by_index(bridge.index)?.unwrap_or_else(|| bridge.clone());
         let [outside, inside] = pair.interfaces(at);
         let fitting = Fitting {
             ipam: self.ipam.as_ref(),
@@ -235,7 +238,7 @@ impl Bridge {
                 let addresses = configure::own_addresses(&result, POD);
                 firewall::masquerade(&Netlink::netfilter()?, owner, &addresses)?;
             }
-            if self.settings.keep_down { Ok(()) } else { wait_for_port(at, &pair.host) }
+            if self.settings.keep_down { Ok(()) } else { pair.wait_for_port(at) }
         };
         if let Err(error) = guarded() {
             return Err(interface::undone(error, interface::ipam_release(self.ipam.as_ref(), at)));
@@ -248,20 +251,10 @@ impl Bridge {
 
     /// Puts the gateways on the bridge, or on its interface in the VLAN, and completes the result.
     fn be_gateway(&self, at: &Attachment<'_>, bridge: &Link, result: &mut CniResult) -> Result<(), CniError> {
-        for ip in &mut result.ips {
-            let gateway = ip.gateway.or_else(|| first_address(ip.address));
-            ip.gateway = gateway;
-            let Some(gateway) = gateway else { continue };
-            if self.is_default_gateway {
+        let gateways = bridge_device::complete_gateways(result);
+        if self.is_default_gateway {
+            for gateway in result.ips.iter().filter_map(|ip| ip.gateway) {
                 add_default_route(&mut result.routes, gateway);
-            }
-        }
-        let mut gateways = BTreeSet::new();
-        for ip in &result.ips {
-            if let Some(gateway) = ip.gateway
-                && let Ok(net) = IpNet::new(gateway, ip.address.prefix_len())
-            {
-                gateways.insert(net);
             }
         }
         let gateway_interface = match self.vlan {
@@ -272,8 +265,7 @@ impl Bridge {
             }
             None => bridge.clone(),
         };
-        self.device.ensure_addresses(at, &gateway_interface, &gateways)?;
-        gateways.iter().try_for_each(|net| configure::enable_forwarding(at.host, net.addr()))
+        self.device.be_gateway(at, &gateway_interface, &gateways)
     }
 
     fn check_vlans(&self, at: &Attachment<'_>, port: &Link) -> Result<(), CniError> {
@@ -375,15 +367,6 @@ fn merge(ids: BTreeSet<u16>) -> Vec<VlanMembership> {
     ranges
 }
 
-/// The gateway that a network has when IPAM names none: its first address.
-#[must_use]
-pub fn first_address(net: IpNet) -> Option<std::net::IpAddr> {
-    match net.trunc().addr() {
-        std::net::IpAddr::V4(v4) => u32::from(v4).checked_add(1).map(|n| std::net::Ipv4Addr::from(n).into()),
-        std::net::IpAddr::V6(v6) => u128::from(v6).checked_add(1).map(|n| std::net::Ipv6Addr::from(n).into()),
-    }
-}
-
 /// Adds a default route by a gateway unless the family has one. One without a gateway would take this one anyway.
 fn add_default_route(routes: &mut Vec<Route>, gateway: std::net::IpAddr) {
     let any = if gateway.is_ipv4() { IpNet::V4(Default::default()) } else { IpNet::V6(Default::default()) };
@@ -392,20 +375,5 @@ fn add_default_route(routes: &mut Vec<Route>, gateway: std::net::IpAddr) {
             route.gw.get_or_insert(gateway);
         }
         None => routes.push(Route { gw: Some(gateway), ..Route::to(any) }),
-    }
-}
-
-/// Waits until the bridge forwards what the port receives: the carrier's change reaches it from a work queue of the kernel.
-fn wait_for_port(at: &Attachment<'_>, port: &Link) -> Result<(), CniError> {
-    loop {
-        match at.host.netlink.link_by_index(port.index)? {
-            Some(link) if link.operational_state == OPERATIONAL => return Ok(()),
-            Some(_) if std::time::Instant::now() < at.deadline => {
-                std::thread::sleep(std::time::Duration::from_millis(1))
-            }
-            _ => {
-                return Err(CniError::new(code::DELEGATE, format!("bridge port \"{}\" did not come up", port.name)));
-            }
-        }
     }
 }

@@ -2,11 +2,14 @@
 //! what the configuration asks for. VXLAN networks make theirs here too.
 
 use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::num::NonZeroU32;
 
 use ipnet::IpNet;
 use nix::errno::Errno;
 
-use crate::cni::{CniError, code};
+use crate::cni::{CniError, CniResult, code};
+use crate::configure;
 use crate::delegate::Context;
 use crate::netlink::link::data_u8;
 use crate::netlink::vlan::VlanMembership;
@@ -29,6 +32,8 @@ pub struct BridgeDevice {
     pub promiscuous: bool,
     /// Tell VLANs apart.
     pub vlan_filtering: bool,
+    /// `IFLA_GROUP` when it is made here: marks one that is removed with others of its group.
+    pub group: Option<NonZeroU32>,
     /// Replace an address in the way of a gateway instead of failing.
     pub force_address: bool,
 }
@@ -89,6 +94,10 @@ impl BridgeDevice {
     fn create(&self, cx: &Context<'_>) -> Result<Link, CniError> {
         let netlink = &cx.host.netlink;
         let link = NewLink::named(&self.name).mac(Some(MacAddress::random())).mtu(self.mtu);
+        let link = match self.group {
+            Some(group) => link.group(group.get()),
+            None => link,
+        };
         let request =
             link.of_kind("bridge", |data| if self.vlan_filtering { data.u8(VLAN_FILTERING, 1) } else { data });
         match netlink.request(request) {
@@ -118,6 +127,7 @@ impl BridgeDevice {
             return Ok(());
         }
         let _lock = shared::lock(cx.state_dir, "bridge", &self.name)?;
+        pin_mac(cx, link)?;
         for gateway in gateways {
             let present = netlink.addresses(link.index)?;
             if present.iter().any(|a| a.net == *gateway) {
@@ -141,6 +151,15 @@ impl BridgeDevice {
         Ok(())
     }
 
+    /// Makes the host the gateway: the addresses are on the bridge (or its interface in a VLAN) and packets are forwarded.
+    ///
+    /// # Errors
+    /// As [`Self::ensure_addresses`]; the sysctl cannot be written.
+    pub fn be_gateway(&self, cx: &Context<'_>, link: &Link, gateways: &BTreeSet<IpNet>) -> Result<(), CniError> {
+        self.ensure_addresses(cx, link, gateways)?;
+        gateways.iter().try_for_each(|net| configure::enable_forwarding(cx.host, net.addr()))
+    }
+
     /// The name of the bridge's interface in a VLAN.
     #[must_use]
     pub fn vlan_interface(&self, vlan: u16) -> String {
@@ -154,28 +173,38 @@ impl BridgeDevice {
     pub fn ensure_vlan_interface(&self, cx: &Context<'_>, bridge: &Link, vlan: u16) -> Result<Link, CniError> {
         let name = self.vlan_interface(vlan);
         let netlink = &cx.host.netlink;
-        if let Some(link) = netlink.link_by_name(&name)? {
+        let find = || netlink.link_by_name(&name);
+        if let Some(link) = find()?.filter(Link::is_up) {
             return Ok(link);
         }
         let _lock = shared::lock(cx.state_dir, "bridge", &self.name)?;
-        if let Some(link) = netlink.link_by_name(&name)? {
+        let vanished =
+            || CniError::new(code::DELEGATE, format!("interface \"{name}\" vanished as soon as it was made"));
+        let link = match find()? {
+            Some(link) => link,
+            None => {
+                let port_name = random::interface_name("veth");
+                let port = NewLink::named(&port_name).mtu(Some(bridge.mtu)).master(Some(bridge.index)).up();
+                // A veth's peer cannot be born up: it is opened before it has its other end (ENOTCONN).
+                let inside = NewLink::named(&name).mac(Some(MacAddress::random())).mtu(Some(bridge.mtu));
+                netlink.request(port.veth(inside))?;
+                find()?.ok_or_else(vanished)?
+            }
+        };
+        if link.is_up() {
             return Ok(link);
         }
-        let port_name = random::interface_name("veth");
-        let port = NewLink::named(&port_name).mtu(Some(bridge.mtu)).master(Some(bridge.index)).up();
-        let inside = NewLink::named(&name).mac(Some(MacAddress::random())).mtu(Some(bridge.mtu)).up();
-        netlink.request(port.veth(inside))?;
-        let found = |name: &str| netlink.link_by_name(name);
-        if let Some(port) = found(&port_name)? {
-            let mut requests = vec![VlanMembership::access(vlan).add(port.index, false)];
+        // It comes up last: one that is up is complete, whoever made it.
+        let mut requests = Vec::new();
+        if let Some(port) = link.parent.filter(|_| link.is_kind("veth") && link.parent_netns.is_none()) {
+            requests.push(VlanMembership::access(vlan).add(port, false));
             if vlan != 1 {
-                requests.push(VlanMembership::access(1).remove(port.index, false));
+                requests.push(VlanMembership::access(1).remove(port, false));
             }
-            netlink.request_all(requests)?;
         }
-        found(&name)?.ok_or_else(|| {
-            CniError::new(code::DELEGATE, format!("interface \"{name}\" vanished as soon as it was made"))
-        })
+        requests.push(LinkChange::of(link.index, format!("bring up interface \"{name}\"")).up().request());
+        netlink.request_all(requests)?;
+        Ok(link)
     }
 
     /// CHECK of the bridge itself.
@@ -199,6 +228,36 @@ impl BridgeDevice {
     pub fn status(&self, cx: &Context<'_>) -> Result<(), CniError> {
         let usable = self.find(cx).and_then(|link| link.map_or(Ok(()), |link| self.accept(link).map(drop)));
         usable.map_err(|e| CniError { code: code::NOT_AVAILABLE, ..e })
+    }
+}
+
+/// Gives a bridge that somebody else made the MAC it has now for good: one that was never set follows its ports, and pods
+/// that know the gateway by it lose their way when it changes.
+fn pin_mac(cx: &Context<'_>, link: &Link) -> Result<(), CniError> {
+    if !link.is_kind("bridge") {
+        return Ok(());
+    }
+    // A bridge whose last port has gone is left with a MAC of zeros, which it cannot keep.
+    let mac = link.mac.filter(|mac| mac.0 != [0; 6]).unwrap_or_else(MacAddress::random);
+    let change = LinkChange::of(link.index, format!("set the MAC of bridge \"{}\"", link.name));
+    Ok(cx.host.netlink.request(change.attr(libc::IFLA_ADDRESS, mac).request())?)
+}
+
+/// The gateways of a result with their subnets; an address that IPAM gave none for gets the subnet's first one.
+pub fn complete_gateways(result: &mut CniResult) -> BTreeSet<IpNet> {
+    let mut gateways = BTreeSet::new();
+    for ip in &mut result.ips {
+        ip.gateway = ip.gateway.or_else(|| first_address(ip.address));
+        gateways.extend(ip.gateway.and_then(|gateway| IpNet::new(gateway, ip.address.prefix_len()).ok()));
+    }
+    gateways
+}
+
+/// The gateway that a network has when IPAM names none: its first address.
+fn first_address(net: IpNet) -> Option<IpAddr> {
+    match net.trunc().addr() {
+        IpAddr::V4(v4) => u32::from(v4).checked_add(1).map(|n| Ipv4Addr::from(n).into()),
+        IpAddr::V6(v6) => u128::from(v6).checked_add(1).map(|n| Ipv6Addr::from(n).into()),
     }
 }
 

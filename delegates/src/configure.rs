@@ -16,8 +16,11 @@ use crate::netns::{Family, Namespace};
 /// How long duplicate address detection may take at most: one second a probe, three probes, and the wait before them
 /// (RFC 4862, 5.4).
 const DETECTION: Duration = Duration::from_secs(5);
-/// How often a state that the kernel reaches by itself is looked at.
-const POLL: Duration = Duration::from_millis(5);
+/// How long the kernel may take from a link's carrier to its being operational, which is a matter of a work queue.
+const CARRIER: Duration = Duration::from_millis(200);
+/// How often a state that the kernel reaches by itself is looked at: one that takes seconds, and one that is there at once.
+const SLOW_POLL: Duration = Duration::from_millis(5);
+const FAST_POLL: Duration = Duration::from_micros(200);
 
 /// How an interface is brought up.
 #[derive(Debug, Clone, Copy, Default)]
@@ -30,6 +33,12 @@ pub struct Settings {
     pub keep_down: bool,
     /// Reach even the own subnet by its gateway: the link leads to the host alone (ptp).
     pub routed: bool,
+}
+
+impl Settings {
+    fn poll(self) -> Duration {
+        if self.detect_duplicates { SLOW_POLL } else { FAST_POLL }
+    }
 }
 
 /// Gives a new link its addresses and routes and brings it up. `position` is its place in `result.interfaces`: the
@@ -60,10 +69,13 @@ pub fn configure(
     let mut batch: Vec<Request> = v4.into_iter().map(add).collect();
     batch.push(LinkChange::of(link.index, format!("bring up interface \"{}\"", link.name)).up().request());
     batch.extend(v6.into_iter().map(add));
+    let mut routes = routes(result, link.index, position)?;
     if settings.routed {
-        batch.extend(gateway_routes(result, link.index, position).iter().map(Route::add));
+        let to_gateways = gateway_routes(result, link.index, position);
+        batch.extend(to_gateways.iter().map(Route::add));
+        routes.iter_mut().for_each(|route| route.onlink = is_past(route, &to_gateways));
     }
-    batch.extend(routes(result, link.index, position)?.into_iter().map(|route| routed(route, settings).add()));
+    batch.extend(routes.iter().map(Route::add));
     pod.netlink.request_all(batch)?;
     if pod.has_ipv6() { settle(pod, link, settings, deadline) } else { Ok(()) }
 }
@@ -118,9 +130,10 @@ pub fn gateway_routes(result: &CniResult, index: u32, position: usize) -> Vec<Ro
     routes
 }
 
-/// On a link that leads to the host alone every gateway is behind it, in its subnet or not.
-fn routed(route: Route, settings: Settings) -> Route {
-    Route { onlink: settings.routed && route.gateway.is_some(), ..route }
+/// Whether a route goes by a gateway that there is no route to: on a link that leads to the host alone it is behind that
+/// link nevertheless.
+fn is_past(route: &Route, to_gateways: &[Route]) -> bool {
+    route.gateway.is_some_and(|gateway| !to_gateways.iter().any(|to| to.destination == IpNet::from(gateway)))
 }
 
 fn number<T: TryFrom<i64>>(route: &ResultRoute, key: &str, value: Option<i64>) -> Result<Option<T>, CniError> {
@@ -172,9 +185,7 @@ fn set_sysctls(pod: &Namespace, name: &str, with_v6: bool, settings: Settings) -
 /// Waits until no address of the link is tentative.
 fn settle(pod: &Namespace, link: &Link, settings: Settings, deadline: Instant) -> Result<(), CniError> {
     let limit = deadline.min(Instant::now() + DETECTION);
-    if settings.detect_duplicates {
-        wait_operational(pod, link, limit)?;
-    }
+    wait_operational(pod, link, settings, limit)?;
     loop {
         let addresses = pod.netlink.addresses(link.index)?;
         if let Some(taken) = addresses.iter().find(|a| a.is_duplicate()) {
@@ -194,16 +205,20 @@ fn settle(pod: &Namespace, link: &Link, settings: Settings, deadline: Instant) -
             )
             .with_details("IPv6 duplicate address detection did not finish: is the link below operational?"));
         }
-        std::thread::sleep(POLL);
+        std::thread::sleep(settings.poll());
     }
 }
 
-/// Waits until frames can pass (RFC 2863): only then does the kernel make the link-local address and start detection. A
-/// link that stays down is left to what it becomes later.
-fn wait_operational(pod: &Namespace, link: &Link, limit: Instant) -> Result<(), CniError> {
+/// Waits until frames can pass (RFC 2863): only then does the kernel make the link-local address, tentative for a moment, and
+/// start detection. Without detection a link that has no carrier is not waited for, and one that has for a short time.
+fn wait_operational(pod: &Namespace, link: &Link, settings: Settings, limit: Instant) -> Result<(), CniError> {
+    let limit = if settings.detect_duplicates { limit } else { limit.min(Instant::now() + CARRIER) };
     while Instant::now() < limit {
         match pod.netlink.link_by_index(link.index)? {
-            Some(now) if now.operational_state != OPERATIONAL => std::thread::sleep(POLL),
+            Some(now) if now.operational_state == OPERATIONAL => return Ok(()),
+            Some(now) if settings.detect_duplicates || now.flags & libc::IFF_LOWER_UP as u32 != 0 => {
+                std::thread::sleep(settings.poll());
+            }
             _ => return Ok(()),
         }
     }

@@ -162,3 +162,52 @@ impl Ipvlan {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn parse(value: Value) -> Result<Ipvlan, ConfigError> {
+        Ipvlan::parse(&NetConf(value.as_object().unwrap().clone()))
+    }
+
+    #[test]
+    fn every_key_is_read() {
+        let ipam = json!({"type": "static", "addresses": [{"address": "10.0.0.2/24"}]});
+        for (mode, expected) in [("", Mode::L2), ("l2", Mode::L2), ("l3", Mode::L3), ("l3s", Mode::L3s)] {
+            let value =
+                json!({"mode": mode, "master": "eth1", "mtu": 1400, "linkInContainer": true, "ipam": ipam, "flag": 1});
+            let ipvlan = parse(value).unwrap();
+            assert_eq!((ipvlan.mode, ipvlan.mtu), (expected, Some(1400)));
+            assert_eq!(ipvlan.master, Master { name: Some("eth1".to_owned()), in_pod: true });
+            assert_eq!(ipvlan.warnings, ["key \"flag\" is not known and is ignored"]);
+        }
+    }
+
+    #[test]
+    fn in_a_chain_the_addresses_may_be_those_of_the_plugin_before() {
+        assert!(parse(json!({"prevResult": {"ips": []}})).unwrap().ipam.is_none());
+        for alone in [json!({}), json!({"ipam": {}}), json!({"ipam": {"type": ""}, "prevResult": null})] {
+            let error = parse(alone).unwrap_err();
+            assert_eq!(
+                error.to_string(),
+                "ipam: is missing; an ipvlan needs addresses: set \"ipam\" with a \"type\", or put it after a plugin that gives some"
+            );
+        }
+    }
+
+    #[test]
+    fn an_error_names_the_key_and_what_is_accepted() {
+        let cases = [
+            (json!({"prevResult": {}, "mode": "L2"}), "mode: must be l2, l3 or l3s, not \"L2\""),
+            (json!({"prevResult": {}, "mtu": 70000}), "mtu: must be a whole number from 0 to 65535, not 70000"),
+            (json!({"prevResult": {}, "linkInContainer": 1}), "linkInContainer: must be true or false, not 1"),
+        ];
+        for (value, expected) in cases {
+            assert_eq!(parse(value.clone()).unwrap_err().to_string(), expected, "{value}");
+        }
+        assert_eq!(parse(json!({"prevResult": {}, "master": "a b"})).unwrap_err().key, "master");
+    }
+}

@@ -24,3 +24,5 @@ pub mod standalone;
 mod sys;
 pub mod veth;
 pub mod vlan;
+pub mod vxlan;
+pub mod vxlan_device;

@@ -96,3 +96,17 @@ fn addresses(pod: &Namespace, lo: &Link) -> Result<Vec<IpConfig>, CniError> {
     let found = [first(IpAddr::is_ipv4), first(IpAddr::is_ipv6)].into_iter().flatten();
     Ok(found.map(|a| IpConfig { interface: Some(0), address: a.net, gateway: None }).collect())
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn no_key_means_anything() {
+        let conf = json!({"cniVersion": "0.4.0", "name": "lo", "type": "loopback", "mtu": "x"});
+        let loopback = Loopback::parse(&NetConf(conf.as_object().unwrap().clone())).unwrap();
+        assert_eq!(loopback.warnings(), ["key \"mtu\" is not known and is ignored"]);
+    }
+}

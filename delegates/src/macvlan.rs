@@ -157,3 +157,69 @@ fn with_mac(at: &Attachment<'_>, link: Link, wanted: Option<MacAddress>) -> Resu
         _ => Ok(link),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn parse(value: Value) -> Result<Macvlan, ConfigError> {
+        Macvlan::parse(&NetConf(value.as_object().unwrap().clone()))
+    }
+
+    #[test]
+    fn everything_has_a_default() {
+        let macvlan =
+            parse(json!({"ipam": {}, "mtu": 0, "bcqueuelen": 0, "mode": "", "master": "", "mac": ""})).unwrap();
+        assert_eq!(macvlan.master, Master { name: None, in_pod: false });
+        assert_eq!((macvlan.mode, macvlan.mtu, macvlan.broadcast_queue), (Mode::Bridge, None, None));
+        assert!(macvlan.ipam.is_none() && macvlan.warnings.is_empty());
+    }
+
+    #[test]
+    fn every_key_is_read_whatever_its_case() {
+        let value = json!({"Master": "eth1", "LinkInContainer": true, "MODE": "passthru", "mtu": 1400, "bcQueueLen": 4294967295u32,
+            "mac": "02:00:00:00:00:01", "RuntimeConfig": {"mac": "02-00-00-00-00-02"}, "colour": 1});
+        let macvlan = parse(value).unwrap();
+        assert_eq!(macvlan.master, Master { name: Some("eth1".to_owned()), in_pod: true });
+        assert_eq!((macvlan.mode, macvlan.mtu, macvlan.broadcast_queue), (Mode::Passthru, Some(1400), Some(u32::MAX)));
+        let shown = |mac: Option<MacAddress>| mac.map(|mac| mac.to_string()).unwrap_or_default();
+        assert_eq!(
+            (shown(macvlan.mac), shown(macvlan.runtime_mac)),
+            ("02:00:00:00:00:01".into(), "02:00:00:00:00:02".into())
+        );
+        assert_eq!(macvlan.warnings, ["key \"colour\" is not known and is ignored"]);
+    }
+
+    #[test]
+    fn an_error_names_the_key_and_what_is_accepted() {
+        let cases = [
+            (json!({"mode": "vlan"}), "mode: must be bridge, private, vepa or passthru, not \"vlan\""),
+            (json!({"mode": 4}), "mode: must be a string, not 4"),
+            (json!({"mtu": 60}), "mtu: 60 is less than an IPv4 packet needs; accepted are 0 and 68 to 65535"),
+            (json!({"mtu": -1}), "mtu: must be a whole number from 0 to 65535, not -1"),
+            (
+                json!({"bcqueuelen": 4294967296u64}),
+                "bcqueuelen: must be a whole number from 0 to 4294967295, not 4294967296",
+            ),
+            (json!({"linkInContainer": "yes"}), "linkInContainer: must be true or false, not \"yes\""),
+            (
+                json!({"mac": "01:00:5e:00:00:01"}),
+                "mac: 01:00:5e:00:00:01 is a group address; an interface needs a unicast one",
+            ),
+            (
+                json!({"runtimeConfig": {"mac": "x"}}),
+                "runtimeConfig.mac: \"x\" is not a 6-byte MAC address like 02:00:00:00:00:01",
+            ),
+            (json!({"dns": []}), "dns: must be an object, not a list"),
+            (json!({"dns": {"nameservers": [1]}}), "dns.nameservers[0]: must be a string, not 1"),
+        ];
+        for (value, expected) in cases {
+            assert_eq!(parse(value.clone()).unwrap_err().to_string(), expected, "{value}");
+        }
+        for master in ["a/b", "sixteen-letters-", "."] {
+            assert_eq!(parse(json!({"master": master})).unwrap_err().key, "master");
+        }
+    }
+}

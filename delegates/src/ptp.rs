@@ -191,3 +191,70 @@ fn first_missing(netlink: &Netlink, wanted: &[Route]) -> Result<Option<IpNet>, C
     };
     Ok(wanted.iter().find(is_there).map(|route| route.destination))
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn parse(mut value: Value) -> Result<Ptp, ConfigError> {
+        let object = value.as_object_mut().unwrap();
+        object.entry("ipam").or_insert(json!({"type": "static", "addresses": [{"address": "10.0.0.2/24"}]}));
+        Ptp::parse(&NetConf(object.clone()))
+    }
+
+    #[test]
+    fn every_key_is_read() {
+        let value =
+            json!({"ipMasq": true, "ipMasqBackend": "nftables", "mtu": 1450, "dns": {"domain": "a"}, "vlan": 3});
+        let ptp = parse(value).unwrap();
+        assert_eq!((ptp.ip_masq, ptp.mtu, ptp.dns.domain.as_str()), (true, Some(1450), "a"));
+        assert_eq!(ptp.warnings, ["key \"vlan\" is not known and is ignored"]);
+        let ptp = parse(json!({})).unwrap();
+        assert_eq!((ptp.ip_masq, ptp.mtu, ptp.dns.is_empty()), (false, None, true));
+    }
+
+    #[test]
+    fn an_error_names_the_key_and_its_code_says_whether_the_reference_would_serve_it() {
+        let cases = [
+            (json!({"ipMasqBackend": "iptables"}), (code::UNSUPPORTED_FIELD, "ipMasqBackend")),
+            (json!({"ipMasqBackend": "pf"}), (code::CONFIG, "ipMasqBackend")),
+            (json!({"ipMasq": 1}), (code::CONFIG, "ipMasq")),
+            (json!({"mtu": "1450"}), (code::CONFIG, "mtu")),
+            (json!({"ipam": {}}), (code::CONFIG, "ipam")),
+            (json!({"ipam": 5}), (code::CONFIG, "ipam")),
+        ];
+        for (value, expected) in cases {
+            let error = parse(value.clone()).unwrap_err();
+            assert_eq!((error.code, error.key.as_str()), expected, "{value}: {error}");
+        }
+    }
+
+    fn result(ips: &[(&str, &str)]) -> CniResult {
+        let ip = |(address, gateway): &(&str, &str)| crate::cni::IpConfig {
+            interface: Some(1),
+            address: address.parse().unwrap(),
+            gateway: gateway.parse().ok(),
+        };
+        CniResult { ips: ips.iter().map(ip).collect(), ..CniResult::default() }
+    }
+
+    #[test]
+    fn the_pod_reaches_even_its_own_subnet_by_the_gateway() {
+        type Pairs<'a> = &'a [(&'a str, &'a str)];
+        let cases: [(Pairs, &[&str]); 4] = [
+            (&[("10.0.0.2/24", "10.0.0.1")], &["10.0.0.1/32 -", "10.0.0.0/24 10.0.0.1"]),
+            (&[("10.0.0.2/24", "10.0.0.1"), ("10.0.0.3/24", "10.0.0.1")], &["10.0.0.1/32 -", "10.0.0.0/24 10.0.0.1"]),
+            (&[("10.0.0.2/32", "169.254.1.1")], &["169.254.1.1/32 -"]),
+            (&[("fd00::2/64", "fd00::1")], &["fd00::1/128 -", "fd00::/64 fd00::1"]),
+        ];
+        for (ips, expected) in cases {
+            let routes = configure::gateway_routes(&result(ips), 7, POD);
+            let shown = |route: &Route| {
+                format!("{} {}", route.destination, route.gateway.map_or("-".to_owned(), |gateway| gateway.to_string()))
+            };
+            assert_eq!(routes.iter().map(shown).collect::<Vec<_>>(), expected);
+        }
+    }
+}

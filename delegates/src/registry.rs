@@ -1,5 +1,5 @@
 //! Which types are bundled, and for each configuration whether the delegate in this program carries it out or the plugin of
-//! that name. A new kind of interface is one line in [`KINDS`] and one in [`BUNDLED`].
+//! that name. A new kind of interface is one line in `KINDS` and one in [`BUNDLED`].
 
 use crate::bridge::Bridge;
 use crate::cni::{ConfigError, NetConf, code};
@@ -12,9 +12,11 @@ use crate::ptp::Ptp;
 use crate::remains::Remains;
 pub use crate::standalone::run as run_standalone;
 use crate::vlan::Vlan;
+use crate::vxlan::Vxlan;
 
 /// Every type this program can be called as: the kinds of interface, then the IPAM types.
-pub const BUNDLED: &[&str] = &["bridge", "macvlan", "ipvlan", "vlan", "ptp", "loopback", "host-local", "static"];
+pub const BUNDLED: &[&str] =
+    &["bridge", "macvlan", "ipvlan", "vlan", "vxlan", "ptp", "loopback", "host-local", "static"];
 
 /// A kind of interface.
 struct Kind {
@@ -31,6 +33,7 @@ const KINDS: &[Kind] = &[
     Kind { name: "macvlan", link: Some("macvlan"), args: &["MAC"], parse: boxed::<Macvlan> },
     Kind { name: "ipvlan", link: Some("ipvlan"), args: &[], parse: boxed::<Ipvlan> },
     Kind { name: "vlan", link: Some("vlan"), args: &[], parse: boxed::<Vlan> },
+    Kind { name: "vxlan", link: Some("veth"), args: &["MAC"], parse: boxed::<Vxlan> },
     Kind { name: "ptp", link: Some("veth"), args: &[], parse: boxed::<Ptp> },
     Kind { name: "loopback", link: None, args: &[], parse: boxed::<Loopback> },
 ];

@@ -1,5 +1,6 @@
 //! What DEL can do with a configuration that was right at ADD and is wrong now: take the link away by its name and kind,
-//! the rules by their owner, and give back the addresses as far as `ipam` can still be read.
+//! the rules by their owner, and give back the addresses as far as `ipam` can still be read, and a VNI's devices after its
+//! last pod.
 
 use crate::cni::{CniError, CniResult, ConfigError, NetConf, ValidAttachment};
 use crate::delegate::{Added, Attachment, Context, Delegate, OwnedLink};
@@ -7,6 +8,8 @@ use crate::firewall::{self, Owner};
 use crate::interface;
 use crate::ipam::Ipam;
 use crate::netlink::Netlink;
+use crate::vxlan;
+use crate::vxlan_device::{self, Vni};
 
 /// A delegate for DEL alone.
 #[derive(Debug)]
@@ -14,13 +17,15 @@ pub struct Remains {
     error: ConfigError,
     link: Option<&'static str>,
     ipam: Option<Ipam>,
+    vxlan: Option<(Vni, String)>,
 }
 
 impl Remains {
     /// What remains of a configuration that `error` was found in. `link` is the kernel's kind of the link in the pod.
     #[must_use]
     pub fn of(conf: &NetConf, link: Option<&'static str>, error: &ConfigError) -> Self {
-        Self { error: error.clone(), link, ipam: Ipam::parse_for_release(conf).ok().flatten() }
+        let vxlan = if conf.plugin_type().is_ok_and(|t| t == "vxlan") { vxlan::shared_of(conf) } else { None };
+        Self { error: error.clone(), link, ipam: Ipam::parse_for_release(conf).ok().flatten(), vxlan }
     }
 
     fn refuse<T>(&self) -> Result<T, CniError> {
@@ -56,7 +61,14 @@ impl Delegate for Remains {
     }
 
     fn release(&self, at: &Attachment<'_>) -> Result<(), CniError> {
-        interface::ipam_release(self.ipam.as_ref(), at)
+        let addresses = interface::ipam_release(self.ipam.as_ref(), at);
+        let shared = match &self.vxlan {
+            Some((vni, bridge)) if !at.agent_removes_shared => {
+                vxlan_device::remove_if_unused(at.host, at.state_dir, *vni, bridge).map(drop)
+            }
+            _ => Ok(()),
+        };
+        addresses.and(shared)
     }
 
     fn status(&self, _cx: &Context<'_>) -> Result<(), CniError> {

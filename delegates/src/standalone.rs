@@ -136,7 +136,8 @@ impl Call<'_> {
     /// look. What its IPAM reads is known as well.
     fn refuse_unknown_arguments(&self) -> Result<(), CniError> {
         let ipam = self.request.conf.view().object("ipam")?.map(|ipam| ipam.text("type")).transpose()?.flatten();
-        let known = [known_args(self.plugin_type), ipam.map_or(&[], known_args)].concat();
+        let beside = ipam.filter(|ipam| *ipam != self.plugin_type);
+        let known = [known_args(self.plugin_type), beside.map_or(&[], known_args)].concat();
         if known.is_empty() { Ok(()) } else { self.request.args.reject_unknown(&known) }
     }
 

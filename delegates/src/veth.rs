@@ -1,17 +1,23 @@
 //! Veth pairs between a pod and the host: the pod's end is born down in the pod under its final name, the host's end up
 //! and, where there is one, already a port of its bridge, all in one message.
 
+use std::time::{Duration, Instant};
+
 use nix::errno::Errno;
 
-use crate::cni::{CniError, Interface, code};
+use crate::cni::{CniError, CniResult, Interface, code};
 use crate::delegate::{Attachment, OwnedLink, Side};
 use crate::interface::taken;
+use crate::netlink::link::OPERATIONAL;
 use crate::netlink::{Link, MacAddress, NewLink};
 use crate::netns::Family;
 use crate::random;
 
 /// Names are random; a clash this often in a row is no chance.
 const NAME_TRIES: usize = 10;
+
+/// How often a state that the kernel reaches by itself is looked at.
+const POLL: Duration = Duration::from_millis(1);
 
 /// What a pair is to be.
 #[derive(Debug, Clone, Copy, Default)]
@@ -86,6 +92,24 @@ impl Pair {
         Ok(Self { host, pod })
     }
 
+    /// Waits until the bridge forwards what the host's end receives: the carrier's change reaches it from a work queue of
+    /// the kernel.
+    ///
+    /// # Errors
+    /// It did not come up before the deadline.
+    pub fn wait_for_port(&self, at: &Attachment<'_>) -> Result<(), CniError> {
+        loop {
+            match at.host.netlink.link_by_index(self.host.index)? {
+                Some(link) if link.operational_state == OPERATIONAL => return Ok(()),
+                Some(_) if Instant::now() < at.deadline => std::thread::sleep(POLL),
+                _ => {
+                    let name = &self.host.name;
+                    return Err(CniError::new(code::DELEGATE, format!("bridge port \"{name}\" did not come up")));
+                }
+            }
+        }
+    }
+
     /// Both ends as what ADD made, the pod's last: deleting either takes the other with it.
     #[must_use]
     pub fn links(&self) -> Vec<OwnedLink> {
@@ -124,4 +148,21 @@ pub fn host_end(at: &Attachment<'_>) -> Result<Option<Link>, CniError> {
         }
         None => Ok(None),
     }
+}
+
+/// The host's end as a result tells of it, for when the pod's namespace is gone and the kernel has yet to take the pair
+/// apart. Both its name and its MAC are random, so a link that has both is the one.
+///
+/// # Errors
+/// The kernel cannot be asked.
+pub fn host_end_of(at: &Attachment<'_>, result: &CniResult) -> Result<Option<Link>, CniError> {
+    for told in result.interfaces.iter().filter(|interface| interface.sandbox.is_empty()) {
+        let link = at.host.netlink.link_by_name(&told.name)?.filter(|link| link.is_kind("veth"));
+        if let Some(link) = link
+            && link.mac.is_some_and(|mac| mac.to_string().eq_ignore_ascii_case(&told.mac))
+        {
+            return Ok(Some(link));
+        }
+    }
+    Ok(None)
 }

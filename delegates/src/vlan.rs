@@ -111,3 +111,45 @@ impl Delegate for Vlan {
         self.ipam.gc(cx, valid)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn parse(mut value: Value) -> Result<Vlan, ConfigError> {
+        let object = value.as_object_mut().unwrap();
+        object.entry("master").or_insert(json!("eth0"));
+        object.entry("ipam").or_insert(json!({"type": "static", "addresses": [{"address": "10.0.0.2/24"}]}));
+        Vlan::parse(&NetConf(object.clone()))
+    }
+
+    #[test]
+    fn every_key_is_read() {
+        let vlan = parse(json!({"vlanId": 4094, "mtu": 1496, "linkInContainer": true})).unwrap();
+        assert_eq!((vlan.id, vlan.mtu, vlan.warnings.len()), (4094, Some(1496), 0));
+        assert_eq!(vlan.master, Master { name: Some("eth0".to_owned()), in_pod: true });
+        assert_eq!(parse(json!({"vlanId": 0})).unwrap().warnings, Vec::<String>::new());
+    }
+
+    #[test]
+    fn without_an_id_it_is_that_of_the_reference_with_a_warning() {
+        let vlan = parse(json!({})).unwrap();
+        assert_eq!((vlan.id, vlan.warnings.len()), (0, 1));
+    }
+
+    #[test]
+    fn an_error_names_the_key_and_what_is_accepted() {
+        let cases = [
+            (json!({"master": null}), "master: is missing; must name the interface that carries the VLAN"),
+            (json!({"ipam": {}}), "ipam: is missing; a vlan needs addresses: set \"ipam\" with a \"type\""),
+            (json!({"vlanId": 4095}), "vlanId: must be a whole number from 0 to 4094, not 4095"),
+            (json!({"vlanId": "5"}), "vlanId: must be a whole number from 0 to 4094, not \"5\""),
+            (json!({"mtu": 1}), "mtu: 1 is less than an IPv4 packet needs; accepted are 0 and 68 to 65535"),
+        ];
+        for (value, expected) in cases {
+            assert_eq!(parse(value.clone()).unwrap_err().to_string(), expected, "{value}");
+        }
+    }
+}

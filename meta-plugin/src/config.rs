@@ -146,6 +146,7 @@ impl Config {
             .into_iter()
             .map(|key| format!("configuration key \"{key}\" is not known and is ignored"))
             .collect();
+        warnings.extend(without_effect(&view)?);
         Ok(Self {
             name: conf.name()?.as_str().to_owned(),
             default_network: default_network(&view)?,
@@ -166,7 +167,7 @@ impl Config {
             legacy_cni_args: view.opt_bool("legacyCniArgs")?.unwrap_or(true),
             status_for: status_for(&view)?,
             timeout: Duration::from_secs(view.uint("timeoutSeconds", 1..=3600)?.unwrap_or(90)),
-            runtime_config: view.raw("runtimeConfig").and_then(Value::as_object).cloned().unwrap_or_default(),
+            runtime_config: runtime_config(conf, &view)?,
             log_file: text(&view, "logFile")?.map(PathBuf::from),
             log_level: log_level(&view, &mut warnings)?,
             log_to_stderr: view.opt_bool("logToStderr")?.unwrap_or(true),
@@ -219,6 +220,23 @@ fn default_network(view: &View<'_>) -> Result<DefaultNetwork, CniError> {
         .into());
     }
     Ok(DefaultNetwork::Inline(lists))
+}
+
+/// Keys that Multus knows and passes over where `clusterNetwork` is set, or is not.
+fn without_effect(view: &View<'_>) -> Result<Option<String>, ConfigError> {
+    let cluster_network = text(view, "clusterNetwork")?.is_some();
+    let key = if cluster_network { "delegates" } else { "defaultNetworks" };
+    if view.list(key)?.is_none_or(Vec::is_empty) {
+        return Ok(None);
+    }
+    let why = if cluster_network { "\"clusterNetwork\" is set" } else { "\"clusterNetwork\" is not set" };
+    Ok(Some(format!("configuration key \"{key}\" is ignored: {why}")))
+}
+
+/// What the runtime sent goes on as it came: its keys inside are not ours to read.
+fn runtime_config(conf: &NetConf, view: &View<'_>) -> Result<Map<String, Value>, ConfigError> {
+    view.object("runtimeConfig")?;
+    Ok(conf.get("runtimeConfig").and_then(Value::as_object).cloned().unwrap_or_default())
 }
 
 /// Refuses a network that holds our own plugin: it would call itself for ever.

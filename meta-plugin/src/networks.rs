@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use musubi_crds::{
     DEFAULT_NETWORK_ANNOTATION, NETWORKS_ANNOTATION, NetworkSelection, parse_default_network, parse_networks,
 };
-use musubi_delegates::cni::{CniError, ConfList, NetworkName, code};
+use musubi_delegates::cni::{CniError, ConfList, NetConf, NetworkName, code};
 
 use crate::check::{definition, pod as check_pod};
 use crate::config::{Config, DefaultNetwork, refuse_ourselves};
@@ -53,7 +53,7 @@ pub fn look_up(config: &Config, pod: Option<&Pod>, store: &dyn Store) -> Result<
         for (position, selection) in selections.into_iter().enumerate() {
             let at = |e: CniError| e.context(format!("annotation {NETWORKS_ANNOTATION}, element {}", position + 1));
             check_pod::isolation(config, &pod.namespace, &selection.namespace, None).map_err(at)?;
-            let network = finder.definition(&selection.namespace, &selection.name)?;
+            let network = finder.definition(&selection.namespace, &selection.name).map_err(at)?;
             wanted.push(Wanted { network, selection: Some(selection) });
         }
     }
@@ -103,9 +103,9 @@ impl Finder<'_> {
         let home = &self.config.multus_namespace;
         let selection = parse_default_network(annotation, home)
             .map_err(|e| annotation_error(DEFAULT_NETWORK_ANNOTATION, &e.to_string()))?;
-        check_pod::isolation(self.config, &pod.namespace, &selection.namespace, Some(home))
-            .map_err(|e| e.context(format!("annotation {DEFAULT_NETWORK_ANNOTATION}")))?;
-        let network = self.definition(&selection.namespace, &selection.name)?;
+        let at = |e: CniError| e.context(format!("annotation {DEFAULT_NETWORK_ANNOTATION}"));
+        check_pod::isolation(self.config, &pod.namespace, &selection.namespace, Some(home)).map_err(at)?;
+        let network = self.definition(&selection.namespace, &selection.name).map_err(at)?;
         Ok(Wanted { network, selection: Some(selection) })
     }
 
@@ -116,7 +116,7 @@ impl Finder<'_> {
         let Some(found) = found else { return Err(definition::missing(&full_name, "")) };
         let list = match &found.config {
             Some(config) => definition::parse(config, name),
-            None => match self.named_file(name)? {
+            None => match self.named_file(name).map_err(|e| definition::in_network(&full_name, e))? {
                 Some(list) => Ok(list),
                 None => Err(CniError::new(
                     code::CONFIG,
@@ -151,18 +151,22 @@ impl Finder<'_> {
         }
     }
 
-    /// The configuration of `confDir` whose JSON name it is: lists before single ones, each in the order of file names.
+    /// The configuration of `confDir` whose JSON name it is: lists before single ones, each in the order of file names
+    /// (multi-net 3.4.1). Others are not looked into any further, and one that is no JSON is an error only for a name
+    /// that no other file has.
     fn named_file(&self, name: &str) -> Result<Option<ConfList>, CniError> {
         let files = configuration_files(&self.config.conf_dir)?;
         let (lists, singles): (Vec<PathBuf>, Vec<PathBuf>) =
             files.into_iter().partition(|file| has_extension(file, &["conflist"]));
+        let mut unreadable = None;
         for file in lists.into_iter().chain(singles) {
-            let list = read_list(&file)?;
-            if list.name.as_ref().is_some_and(|n| n.as_str() == name) {
-                return Ok(Some(list));
+            match json_name(&file) {
+                Ok(Some(found)) if found == name => return read_list(&file).map(Some),
+                Ok(_) => {}
+                Err(error) => unreadable = unreadable.or(Some(error)),
             }
         }
-        Ok(None)
+        unreadable.map_or(Ok(None), Err)
     }
 
     fn at_path(&self, path: &Path) -> Result<ConfList, CniError> {
@@ -202,13 +206,27 @@ fn configuration_files(folder: &Path) -> Result<Vec<PathBuf>, CniError> {
     Ok(files)
 }
 
+/// The `name` in a configuration file; `None` where it has none, or none that is a text.
+fn json_name(file: &Path) -> Result<Option<String>, CniError> {
+    let conf = NetConf::parse(&read_file(file)?).map_err(|e| e.context(file.display()))?;
+    Ok(conf.view().string("name").ok().flatten().map(str::to_owned))
+}
+
+fn read_file(file: &Path) -> Result<Vec<u8>, CniError> {
+    fs::read(file).map_err(|e| {
+        let code = if e.kind() == std::io::ErrorKind::NotFound { code::CONFIG } else { code::IO };
+        CniError::new(code, format!("{}: {e}", file.display()))
+            .with_details("a value with \"/\" is a file or folder of the node; one without is a definition's name")
+    })
+}
+
 fn has_extension(path: &Path, extensions: &[&str]) -> bool {
     path.extension().and_then(|e| e.to_str()).is_some_and(|e| extensions.contains(&e))
 }
 
 fn read_list(file: &Path) -> Result<ConfList, CniError> {
     let context = |e: CniError| e.context(file.display());
-    let bytes = fs::read(file).map_err(|e| CniError::new(code::IO, format!("{}: {e}", file.display())))?;
+    let bytes = read_file(file)?;
     let folder = file.parent().unwrap_or(Path::new("/"));
     let list = ConfList::parse_in_folder(&bytes, folder).map_err(context)?;
     refuse_ourselves(&list).map_err(context)?;

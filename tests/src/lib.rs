@@ -2,4 +2,5 @@
 
 pub mod netns;
 pub mod node;
+pub mod recorded;
 pub mod vm;

@@ -163,8 +163,8 @@ fn bandwidth(object: &Object) -> Result<Option<Bandwidth>, SelectionError> {
     let Some(limits) = object.object("bandwidth")? else {
         return Ok(None);
     };
-    // The clients read these as Go's int.
-    let value = |key| limits.integer(key, 1..=i64::MAX.unsigned_abs());
+    // The clients read these as Go's int, and write a zero for each that they leave out.
+    let value = |key| Ok(limits.integer(key, 0..=i64::MAX.unsigned_abs())?.filter(|bits| *bits > 0));
     let bandwidth = Bandwidth {
         ingress_rate: value("ingressRate")?,
         ingress_burst: value("ingressBurst")?,
@@ -198,7 +198,7 @@ fn default_route(object: &Object) -> Result<Option<Vec<IpAddr>>, SelectionError>
 }
 
 fn device_id(text: &str) -> Result<String, String> {
-    if text.is_empty() || text.contains(char::is_control) {
+    if text.contains(char::is_control) {
         return Err(format!("{} is not the id of a device (like 0000:03:02.1)", quoted(text)));
     }
     Ok(text.to_owned())
@@ -218,12 +218,13 @@ fn not_a_subdomain(name: &str) -> String {
     )
 }
 
+/// A string that `parse` reads. An empty one is absent, as it is to the clients written in Go.
 fn parsed<T, E: std::fmt::Display>(
     object: &Object,
     key: &str,
     parse: impl FnOnce(&str) -> Result<T, E>,
 ) -> Result<Option<T>, SelectionError> {
-    let text = object.string(key)?;
+    let text = object.string(key)?.filter(|text| !text.is_empty());
     text.map(parse).transpose().map_err(|problem| object.error(key, problem))
 }
 

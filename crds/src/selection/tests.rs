@@ -223,6 +223,20 @@ fn a_rate_may_stand_without_its_burst() {
 }
 
 #[test]
+fn what_a_go_client_leaves_out_is_left_out() {
+    let empty = element(json!({
+        "namespace": "", "interface": "", "mac": "", "infiniband-guid": "", "deviceID": "", "ipam-claim-reference": "",
+        "cni-args": null,
+    }));
+    assert_eq!(empty, NetworkSelection::new("pods", "a"));
+    let mapping = json!({"hostPort": 80, "containerPort": 80, "protocol": "", "hostIP": ""});
+    let ports = element(json!({"portMappings": [mapping]})).port_mappings;
+    assert_eq!(ports[0].to_json(), json!({"hostPort": 80, "containerPort": 80, "protocol": "tcp"}));
+    let limits = json!({"ingressRate": 1000, "ingressBurst": 0, "egressRate": 0, "egressBurst": 0});
+    assert_eq!(element(json!({"bandwidth": limits})).bandwidth.unwrap().to_json(), json!({"ingressRate": 1000}));
+}
+
+#[test]
 fn an_empty_default_route_is_not_an_absent_one() {
     assert_eq!(element(json!({"default-route": []})).default_route, Some(Vec::new()));
     assert_eq!(element(json!({"default-route": null})).default_route, None);
@@ -247,7 +261,6 @@ fn each_value_is_checked() {
         ),
         (json!({"ips": [null]}), "ips[0]", "null is not a string"),
         (json!({"mac": "02:00"}), "mac", "\"02:00\" is not a 6-byte MAC address (like 02:00:00:00:00:01)"),
-        (json!({"mac": ""}), "mac", "\"\" is not a 6-byte MAC address"),
         (json!({"mac": "02:00:00:00:00:01:02:03"}), "mac", "is not a 6-byte MAC address"),
         (json!({"mac": "01:00:5e:00:00:01"}), "mac", "is no interface's address"),
         (json!({"mac": 2}), "mac", "2 is not a string"),
@@ -276,22 +289,23 @@ fn each_value_is_checked() {
             "\"icmp\" is not TCP, UDP or SCTP",
         ),
         (
-            ports(json!({"hostPort": 1, "containerPort": 1, "protocol": ""})),
-            "portMappings[1].protocol",
-            "\"\" is not TCP",
-        ),
-        (
             ports(json!({"hostPort": 1, "containerPort": 1, "hostIP": "10.0.0.1/8"})),
             "portMappings[1].hostIP",
             "\"10.0.0.1/8\" is not an IP address",
         ),
         (json!({"bandwidth": {}}), "bandwidth", "it limits nothing"),
         (json!({"bandwidth": 5}), "bandwidth", "5 is not an object"),
-        (json!({"bandwidth": {"ingressRate": 0}}), "bandwidth.ingressRate", "0 is not an integer from 1 to"),
+        (json!({"bandwidth": {"ingressRate": 0}}), "bandwidth", "it limits nothing"),
+        (json!({"bandwidth": {"ingressRate": -1}}), "bandwidth.ingressRate", "-1 is not an integer from 0 to"),
+        (
+            json!({"bandwidth": {"ingressRate": 0, "ingressBurst": 1000}}),
+            "bandwidth.ingressBurst",
+            "it needs \"ingressRate\" beside it",
+        ),
         (
             json!({"bandwidth": {"ingressRate": u64::MAX}}),
             "bandwidth.ingressRate",
-            "is not an integer from 1 to 9223372036854775807",
+            "is not an integer from 0 to 9223372036854775807",
         ),
         (json!({"bandwidth": {"ingressRate": "1M"}}), "bandwidth.ingressRate", "\"1M\" is not an integer"),
         (json!({"bandwidth": {"ingressBurst": 1000}}), "bandwidth.ingressBurst", "it needs \"ingressRate\" beside it"),
@@ -311,7 +325,7 @@ fn each_value_is_checked() {
         (json!({"cni-args": "a=b"}), "cni-args", "\"a=b\" is not an object"),
         (json!({"cni-args": []}), "cni-args", "a list is not an object"),
         (json!({"deviceID": 7}), "deviceID", "7 is not a string"),
-        (json!({"deviceID": ""}), "deviceID", "\"\" is not the id of a device"),
+        (json!({"deviceID": "a\nb"}), "deviceID", "\"a\\nb\" is not the id of a device"),
         (json!({"ipam-claim-reference": "A b"}), "ipam-claim-reference", "\"A b\" is not the name of an object"),
         (
             json!({"ips": ["10.1.0.5"], "ipam-claim-reference": "c"}),

@@ -41,6 +41,12 @@ impl Address {
         self.flags & DUPLICATE != 0
     }
 
+    /// Its `IFA_F_…` flags.
+    #[must_use]
+    pub fn flags(&self) -> u32 {
+        self.flags
+    }
+
     fn read(payload: &[u8]) -> Option<Self> {
         let prefix = *payload.get(1)?;
         let attributes = Attributes(payload.get(8..)?);
@@ -118,6 +124,15 @@ fn fixed(message: Message, index: u32, net: IpNet) -> Message {
 }
 
 impl Netlink {
+    /// All addresses of one family (`AF_INET`, `AF_INET6`) in the namespace.
+    ///
+    /// # Errors
+    /// The kernel's refusal.
+    pub fn all_addresses(&self, family: u8) -> Result<Vec<Address>> {
+        let message = Message::new(libc::RTM_GETADDR, 0).fixed(&[family, 0, 0, 0, 0, 0, 0, 0]);
+        self.dump(Request::new("list all addresses", message), Address::read)
+    }
+
     /// The addresses of one interface, both families.
     ///
     /// # Errors

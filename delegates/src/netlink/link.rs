@@ -350,6 +350,20 @@ impl Netlink {
         self.dump(Request::new("list the interfaces", message), Link::read)
     }
 
+    /// The ports of a bridge (or bond, VRF).
+    ///
+    /// # Errors
+    /// The kernel's refusal.
+    pub fn ports(&self, master: u32) -> Result<Vec<Link>> {
+        let message = Message::new(libc::RTM_GETLINK, 0)
+            .fixed(&[0; 16])
+            .u32(EXT_MASK, RTEXT_FILTER_SKIP_STATS)
+            .u32(libc::IFLA_MASTER, master);
+        let mut ports = self.dump(Request::new("list the ports of a bridge", message), Link::read)?;
+        ports.retain(|link| link.master == Some(master));
+        Ok(ports)
+    }
+
     /// Deletes a link by index; `false` when it was gone already.
     ///
     /// # Errors

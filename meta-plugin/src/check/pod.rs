@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use musubi_crds::{Bandwidth, NetworkSelection};
 use musubi_delegates::cni::{CniError, ConfList, NetConf, code};
+use musubi_delegates::registry;
 use serde_json::{Map, Value, json};
 
 use crate::config::Config;
@@ -11,16 +12,11 @@ use crate::config::Config;
 /// Bits a burst may hold where none is asked for: what the kubelet's runtimes send, and the bandwidth plugin accepts.
 const UNLIMITED_BURST: u64 = u32::MAX as u64;
 /// External plugins that take a MAC from `CNI_ARGS`.
-const MAC_FROM_ARGS: &[&str] = &["bridge", "macvlan", "tap", "tuning", "ovs", "cnv-bridge", "cnv-tuning", "ib-sriov"];
-/// IPAM plugins that take addresses from `CNI_ARGS`.
-const IP_FROM_ARGS: &[&str] = &["host-local", "static", "whereabouts"];
-/// Types of the reference plugins, which take nothing else from `CNI_ARGS`.
-const KNOWN_TYPES: &[&str] = &[
-    "ipvlan",
-    "vlan",
-    "vxlan",
-    "ptp",
-    "loopback",
+const MAC_FROM_ARGS: &[&str] = &["tap", "tuning", "ovs", "cnv-bridge", "cnv-tuning", "sriov", "ib-sriov"];
+/// External plugins, of IPAM most of them, that take addresses from `CNI_ARGS`.
+const IP_FROM_ARGS: &[&str] = &["whereabouts", "calico", "calico-ipam"];
+/// External plugins that take neither from there.
+const NOTHING_FROM_ARGS: &[&str] = &[
     "host-device",
     "dummy",
     "vrf",
@@ -29,7 +25,6 @@ const KNOWN_TYPES: &[&str] = &[
     "bandwidth",
     "firewall",
     "dhcp",
-    "sriov",
     "bond",
     "rdma",
     "route-override",
@@ -80,37 +75,47 @@ pub fn requests(config: &Config, selection: &NetworkSelection, list: &ConfList) 
     let mut requests = Requests::default();
     if !selection.ips.is_empty() {
         let ips: Vec<String> = selection.ips.iter().map(ToString::to_string).collect();
-        let readers = Readers::of(list, |plugin| ipam_type(plugin), IP_FROM_ARGS);
+        let readers = Readers::of(list, "IP");
         let value = Value::from(ips.clone());
         requests.address(config, list, Travel { capability: "ips", argument: "IP", readers }, value, ips.join(","))?;
     }
     if let Some(mac) = selection.mac {
-        let readers = Readers::of(list, |plugin| plugin.plugin_type().ok(), MAC_FROM_ARGS);
+        let readers = Readers::of(list, "MAC");
         let value = mac.to_string();
         requests.address(config, list, Travel { capability: "mac", argument: "MAC", readers }, json!(value), value)?;
     }
     if !selection.port_mappings.is_empty() {
         let mappings = selection.port_mappings.iter().map(musubi_crds::PortMapping::to_json).collect();
-        requests.capability(list, "portMappings", Value::Array(mappings))?;
+        requests.capability(list, "portMappings", "portMappings", Value::Array(mappings))?;
     }
     if let Some(bandwidth) = &selection.bandwidth {
-        requests.capability(list, "bandwidth", with_bursts(bandwidth))?;
+        requests.capability(list, "bandwidth", "bandwidth", with_bursts(bandwidth))?;
     }
     if let Some(guid) = &selection.infiniband_guid {
-        requests.capability(list, "infinibandGUID", guid.to_string().into())?;
+        requests.capability(list, "infiniband-guid", "infinibandGUID", guid.to_string().into())?;
     }
     if let Some(device) = &selection.device_id {
-        requests.runtime_config.insert("deviceID".to_owned(), device.as_str().into());
+        requests.device(list, device);
     }
     Ok(requests)
 }
 
 impl Requests {
-    fn capability(&mut self, list: &ConfList, capability: &str, value: Value) -> Result<(), CniError> {
+    /// As in Multus, a device that no plugin asks for by capability goes nowhere; here somebody is told.
+    fn device(&mut self, list: &ConfList, device: &str) {
+        if !declares(list, "deviceID") {
+            self.warnings.push(
+                "key \"deviceID\" is ignored: no plugin of the network declares the capability \"deviceID\"".to_owned(),
+            );
+        }
+        self.runtime_config.insert("deviceID".to_owned(), device.into());
+    }
+
+    fn capability(&mut self, list: &ConfList, key: &str, capability: &str, value: Value) -> Result<(), CniError> {
         if !declares(list, capability) {
             return Err(CniError::new(
                 code::CONFIG,
-                format!("key \"{capability}\": no plugin of the network declares the capability \"{capability}\""),
+                format!("key \"{key}\": no plugin of the network declares the capability \"{capability}\""),
             )
             .with_details(format!(
                 "add \"capabilities\": {{\"{capability}\": true}} to the plugin that honours it, or remove the request"
@@ -130,7 +135,7 @@ impl Requests {
     ) -> Result<(), CniError> {
         let Travel { capability, argument, readers } = travel;
         if declares(list, capability) {
-            return self.capability(list, capability, value);
+            return self.capability(list, capability, capability, value);
         }
         let refusal = |why: &str| {
             Err(CniError::new(code::CONFIG, format!("key \"{capability}\": {why}")).with_details(format!(
@@ -176,15 +181,25 @@ enum Readers {
 }
 
 impl Readers {
-    fn of<'a>(list: &'a ConfList, type_of: impl Fn(&'a NetConf) -> Option<&'a str>, reading: &[&str]) -> Self {
-        let types: Vec<&str> = list.plugins.iter().filter_map(type_of).collect();
-        if types.iter().any(|t| reading.contains(t)) {
+    fn of(list: &ConfList, argument: &str) -> Self {
+        let types: Vec<&str> =
+            list.plugins.iter().flat_map(|plugin| [plugin.plugin_type().ok(), ipam_type(plugin)]).flatten().collect();
+        if types.iter().any(|plugin_type| reads(plugin_type, argument)) {
             return Self::Known;
         }
-        let foreign =
-            |t: &&&str| !KNOWN_TYPES.contains(*t) && !IP_FROM_ARGS.contains(*t) && !MAC_FROM_ARGS.contains(*t);
-        types.iter().find(foreign).map_or(Self::None, |t| Self::Unknown((*t).to_owned()))
+        types.iter().find(|plugin_type| !is_known(plugin_type)).map_or(Self::None, |t| Self::Unknown((*t).to_owned()))
     }
+}
+
+/// Whether a type is known to read an argument from `CNI_ARGS`: bundled ones by their own word, others by a table.
+fn reads(plugin_type: &str, argument: &str) -> bool {
+    let table = if argument == "IP" { IP_FROM_ARGS } else { MAC_FROM_ARGS };
+    registry::known_args(plugin_type).contains(&argument) || table.contains(&plugin_type)
+}
+
+fn is_known(plugin_type: &str) -> bool {
+    let tables = [registry::BUNDLED, MAC_FROM_ARGS, IP_FROM_ARGS, NOTHING_FROM_ARGS];
+    tables.iter().any(|table| table.contains(&plugin_type))
 }
 
 fn ipam_type(plugin: &NetConf) -> Option<&str> {

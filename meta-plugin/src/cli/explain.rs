@@ -1,11 +1,13 @@
 //! `musubi explain`: the plan of a pod, by the very code that ADD plans with.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Args;
 use musubi_delegates::cni::{CniError, ConfList, InterfaceName, NetConf, Version, code};
+use musubi_delegates::external;
 use musubi_delegates::registry::Runs;
 use serde_json::{Map, Value, json};
 
@@ -71,10 +73,25 @@ fn explain(options: &Options, bytes: &[u8]) -> Result<Plan, CniError> {
     })?;
     let mut plan = plan(&config, networks::look_up(&config, Some(&pod), &store)?, &InterfaceName::parse("eth0")?)?;
     plan.warnings.extend(store.warnings());
+    plan.warnings.extend(missing_plugins(&config, &plan));
     if pod.host_network {
         plan.warnings.push("the pod uses the host's network: it is attached to none of these".to_owned());
     }
     Ok(plan)
+}
+
+/// Plugins that ADD will look for and that are not in `binDir`; where else the runtime has it look is not known here.
+fn missing_plugins(config: &Config, plan: &Plan) -> Vec<String> {
+    let cni_path = std::env::var_os("CNI_PATH").unwrap_or_default();
+    let path = config.plugin_path(&std::env::split_paths(&cni_path).collect::<Vec<_>>());
+    let mut missing = BTreeSet::new();
+    for planned in &plan.attachments {
+        let external = planned.delegates.iter().filter(|delegate| matches!(delegate.runs, Runs::External { .. }));
+        for error in external.filter_map(|delegate| external::find(&delegate.plugin_type, &path).err()) {
+            missing.insert(format!("network {}: {}; ADD fails without it", planned.network, error.msg));
+        }
+    }
+    missing.into_iter().collect()
 }
 
 /// Our configuration in a file: alone, or the one of our type in a list, with the list's name and version.

@@ -1,6 +1,7 @@
 //! The command line: one file a command. All printing goes through [`Printer`].
 
 pub mod delegate;
+mod demo;
 mod explain;
 mod gc;
 mod status;
@@ -37,6 +38,8 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// See it work: two nodes, four pods and their networks, without root and without touching this machine
+    Demo(demo::Options),
     /// Show what ADD would do for a pod, without doing it
     Explain(explain::Options),
     /// List the networks that pods have, from the records of this node
@@ -81,6 +84,7 @@ pub fn run() -> ExitCode {
         }
     };
     let outcome = match cli.command {
+        Command::Demo(options) => demo::run(&options),
         Command::Explain(options) => explain::run(&options),
         Command::Status(options) => status::run(&options),
         Command::Gc(options) => gc::run(&options),
@@ -120,6 +124,9 @@ pub(crate) fn print_json(value: &Value) -> anyhow::Result<()> {
 pub(crate) fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_header(header);
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+    }
     for row in rows {
         table.add_row(row);
     }

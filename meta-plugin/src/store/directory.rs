@@ -6,6 +6,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use musubi_crds::name::{is_dns_label, is_dns_subdomain};
 use musubi_crds::{NETWORK_STATUS_ANNOTATION, NetworkStatus, RESOURCE_NAME_ANNOTATION, status};
 use musubi_delegates::cni::{CniError, code};
 use serde::Deserialize;
@@ -46,9 +47,7 @@ impl DirectoryStore {
                 .with_details("set \"manifestDir\" to a folder of pod and definition manifests")
         })?;
         for file in files {
-            if let Err(problem) = store.add_file(&file) {
-                store.unreadable.push(format!("{}: {problem}", file.display()));
-            }
+            store.add_file(&file);
         }
         Ok(store)
     }
@@ -59,25 +58,28 @@ impl DirectoryStore {
         Self { folder: folder.to_owned(), pods: HashMap::new(), networks: HashMap::new(), unreadable: Vec::new() }
     }
 
-    fn add_file(&mut self, file: &Path) -> Result<(), String> {
-        let text = fs::read_to_string(file).map_err(|e| e.to_string())?;
-        let documents = documents(file, &text)?;
-        for document in documents {
-            self.add_object(file, document)?;
-        }
-        Ok(())
+    /// An object that cannot be read leaves the others of its file in use.
+    fn add_file(&mut self, file: &Path) {
+        let documents = fs::read_to_string(file).map_err(|e| e.to_string()).and_then(|text| documents(file, &text));
+        let problems = match documents {
+            Ok(documents) => documents.into_iter().filter_map(|value| self.add_object(file, value).err()).collect(),
+            Err(problem) => vec![problem],
+        };
+        self.unreadable.extend(problems.into_iter().map(|problem| format!("{}: {problem}", file.display())));
     }
 
     fn add_object(&mut self, file: &Path, value: Value) -> Result<(), String> {
         let kind = value.get("kind").and_then(Value::as_str).unwrap_or_default().to_owned();
         if kind == "List" || kind.ends_with("List") {
             let items = value.get("items").and_then(Value::as_array).cloned().unwrap_or_default();
-            return items.into_iter().try_for_each(|item| self.add_object(file, item));
+            let problems: Vec<String> =
+                items.into_iter().filter_map(|item| self.add_object(file, item).err()).collect();
+            return if problems.is_empty() { Ok(()) } else { Err(problems.join("; ")) };
         }
         if kind != "Pod" && kind != "NetworkAttachmentDefinition" {
             return Ok(());
         }
-        let manifest: Manifest = serde_json::from_value(value).map_err(|e| format!("{kind}: {e}"))?;
+        let manifest = Manifest::read(&kind, value)?;
         let key = manifest.metadata.key();
         match kind.as_str() {
             "Pod" => insert(&mut self.pods, key, manifest.into_pod(), file),
@@ -114,8 +116,10 @@ impl DirectoryStore {
         }
     }
 
-    fn status_file(&self, namespace: &str, name: &str) -> PathBuf {
-        self.folder.join(STATUS).join(namespace).join(format!("{name}.json"))
+    /// `None` for names that no object can have: they could lead out of the folder.
+    fn status_file(&self, namespace: &str, name: &str) -> Option<PathBuf> {
+        let is_name = is_dns_label(namespace) && is_dns_subdomain(name);
+        is_name.then(|| self.folder.join(STATUS).join(namespace).join(format!("{name}.json")))
     }
 }
 
@@ -135,13 +139,15 @@ impl Store for DirectoryStore {
         }
         metadata["annotations"] = json!({NETWORK_STATUS_ANNOTATION: status::to_annotation(statuses)});
         let object = json!({"apiVersion": "v1", "kind": "Pod", "metadata": metadata});
-        let file = self.status_file(&pod.namespace, &pod.name);
+        let file = self.status_file(&pod.namespace, &pod.name).ok_or_else(|| {
+            CniError::new(code::CONFIG, format!("pod {}: this is not the name of a pod", pod.key().escape_debug()))
+        })?;
         write_whole(&file, format!("{object:#}\n").as_bytes())
             .map_err(|e| CniError::new(code::IO, format!("write network-status to {}: {e}", file.display())))
     }
 
     fn remove_status(&self, namespace: &str, name: &str) -> Result<(), CniError> {
-        let file = self.status_file(namespace, name);
+        let Some(file) = self.status_file(namespace, name) else { return Ok(()) };
         match fs::remove_file(&file) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => {
                 return Err(CniError::new(code::IO, format!("remove {}: {e}", file.display())));
@@ -271,6 +277,28 @@ impl Metadata {
 }
 
 impl Manifest {
+    fn read(kind: &str, value: Value) -> Result<Self, String> {
+        let name = value.pointer("/metadata/name").and_then(Value::as_str).unwrap_or("without a name").to_owned();
+        let at = |problem: &str| format!("{kind} {}: {problem}", name.escape_debug());
+        if value.pointer("/spec/config").is_some_and(|config| !config.is_string() && !config.is_null()) {
+            return Err(at("spec.config must be a string that holds JSON, as after `config: |` in YAML"));
+        }
+        let manifest: Self = serde_json::from_value(value).map_err(|e| at(&e.to_string()))?;
+        let (namespace, name) = manifest.metadata.key();
+        if !is_dns_label(&namespace) {
+            return Err(at(&format!(
+                "metadata.namespace \"{}\" is not the name of a namespace (at most 63 lower-case letters, digits and inner \"-\")",
+                namespace.escape_debug()
+            )));
+        }
+        if !is_dns_subdomain(&name) {
+            return Err(at(
+                "metadata.name is not the name of an object (at most 253 lower-case letters, digits, inner \"-\" and \".\")",
+            ));
+        }
+        Ok(manifest)
+    }
+
     fn into_pod(self) -> Pod {
         let (namespace, name) = self.metadata.key();
         Pod {

@@ -1,8 +1,15 @@
 //! The one integration-test binary: our program on real kernels, called as runtimes call it.
 
+mod annotations;
+mod bad_input;
 mod concurrency;
+mod demo;
+mod examples;
+mod explain;
 mod faults;
 mod lifecycle;
+mod oracle;
 mod path;
+mod plan;
 mod scene;
 mod vm_smoke;
