@@ -16,7 +16,9 @@ use crate::scene::{PASS_ON, RECORD, Scene, assert_words, masqueraded, until};
 type Prepare = fn(&Scene, &Sandbox);
 
 /// What is prepared, the code, the words of the message, links of the pod that are not ours.
-const STEPS: &[(&str, Prepare, u64, &[&str], &[&str])] = &[
+type Step = (&'static str, Prepare, u64, &'static [&'static str], &'static [&'static str]);
+
+const STEPS: &[Step] = &[
     (
         "link exists",
         |_, sandbox| {

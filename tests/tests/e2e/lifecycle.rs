@@ -778,3 +778,31 @@ fn del_runs_every_plugin_and_collects_every_error() {
     scene.del(&sandbox).succeeded();
     scene.nothing_is_left(&[&sandbox], &[], "collected");
 }
+
+#[test]
+fn gc_never_frees_what_an_add_reserves_meanwhile() {
+    let scene = Scene::new();
+    let mut bridge = scene.node.bridge("br-blue", "blue", "10.2.0.0/24");
+    bridge.as_object_mut().unwrap().remove("cniVersion");
+    let plugins = json!([bridge, {"type": "thorough"}]);
+    scene.definition("blue", &json!({"cniVersion": "1.1.0", "name": "blue", "plugins": plugins}));
+    scene.plugin(
+        "thorough",
+        &format!("{RECORD}\n[ $CNI_COMMAND != GC ] || {{ touch $D/collecting; sleep 1; }}\n{PASS_ON}"),
+    );
+    let first = added(&scene, "first");
+    // Green is told of after blue, so what it is told was found out a second before.
+    let config = scene.with("cni.dev/valid-attachments", valid(&[&first]));
+    let second = scene.sandbox("second");
+    std::thread::scope(|scope| {
+        let gc = scope.spawn(|| scene.node.call_network("GC", &config));
+        until("GC runs", || scene.node.folder().join("collecting").exists());
+        assert!(scene.add(&second).ok);
+        gc.join().unwrap().succeeded();
+    });
+    for sandbox in [&first, &second] {
+        scene.check(sandbox).succeeded();
+        scene.del(sandbox).succeeded();
+    }
+    scene.nothing_is_left(&[&first, &second], &[], "meanwhile");
+}
