@@ -154,6 +154,7 @@ impl Store for DirectoryStore {
             }
             _ => {}
         }
+        remove_abandoned(&file);
         // The namespace's folder goes with its last pod; it is not empty while there are others.
         let _ = file.parent().map(fs::remove_dir);
         Ok(())
@@ -217,9 +218,22 @@ fn first_line(text: &str) -> String {
 pub fn write_whole(file: &Path, bytes: &[u8]) -> io::Result<()> {
     let folder = file.parent().unwrap_or(Path::new("."));
     fs::create_dir_all(folder)?;
-    let mut temporary = tempfile::NamedTempFile::new_in(folder)?;
+    let mut temporary = tempfile::Builder::new().prefix(&temporary_prefix(file)).tempfile_in(folder)?;
     io::Write::write_all(&mut temporary, bytes)?;
     temporary.persist(file).map(drop).map_err(|e| e.error)
+}
+
+fn temporary_prefix(file: &Path) -> String {
+    format!(".{}.", file.file_name().unwrap_or_default().to_string_lossy())
+}
+
+/// Removes what a process that was killed in the middle of [`write_whole`] left beside a file.
+fn remove_abandoned(file: &Path) {
+    let prefix = temporary_prefix(file);
+    let beside = file.parent().and_then(|folder| fs::read_dir(folder).ok()).into_iter().flatten().flatten();
+    for entry in beside.filter(|entry| entry.file_name().to_string_lossy().starts_with(&prefix)) {
+        let _ = fs::remove_file(entry.path());
+    }
 }
 
 /// The part of a manifest that is read.
