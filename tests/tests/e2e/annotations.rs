@@ -52,7 +52,9 @@ fn each_vector_is_planned_as_it_says() {
 #[test]
 fn interfaces_are_named_by_their_place() {
     let node = node();
-    let rows: [(&str, &[&str]); 7] = [
+    let rows: [(&str, &[&str]); 9] = [
+        ("a@my_interface", &["default/a@my_interface"]),
+        ("default/a@my_interface", &["default/a@my_interface"]),
         ("a,b@net9,other/a", &["default/a@net1", "default/b@net9", "other/a@net3"]),
         ("a@net2,b@net1", &["default/a@net2", "default/b@net1"]),
         ("l2@Net_1", &["default/l2@Net_1"]),
@@ -88,6 +90,12 @@ fn a_wrong_annotation_is_refused_with_its_place_and_key() {
         (second(json!({"name": "b", "interface": "x%d"})), &["element 2", "interface"]),
         (second(json!({"name": "b", "interface": "x:1"})), &["element 2", "interface"]),
         (second(json!({"name": "b", "interface": "abcdefghijklmnop"})), &["element 2", "interface", "15"]),
+        // Names that Multus' own tests refuse.
+        ("root@someIP/root@someOtherIP/root@thirdIP".into(), &["element 1"]),
+        ("root@someIP/root@someOtherIP/root@thirdIP@garbagevalue".into(), &["element 1"]),
+        ("root@someIP/root@someOtherIP".into(), &["element 1"]),
+        ("default/a@myIfc Name".into(), &["element 1", "white space"]),
+        ("default/a@very_long_interface_name".into(), &["element 1", "15"]),
         // Names of networks.
         ("a,dotted.name".into(), &["element 2", "dotted.name"]),
         ("a,@x0".into(), &["element 2"]),

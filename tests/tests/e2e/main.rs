@@ -5,6 +5,7 @@
 mod annotations;
 mod bad_input;
 mod explain;
+mod multus;
 mod path;
 mod plan;
 mod vm_smoke;
