@@ -127,6 +127,7 @@ impl BridgeDevice {
             return Ok(());
         }
         let _lock = shared::lock(cx.state_dir, "bridge", &self.name)?;
+        pin_mac(cx, link)?;
         for gateway in gateways {
             let present = netlink.addresses(link.index)?;
             if present.iter().any(|a| a.net == *gateway) {
@@ -172,30 +173,37 @@ impl BridgeDevice {
     pub fn ensure_vlan_interface(&self, cx: &Context<'_>, bridge: &Link, vlan: u16) -> Result<Link, CniError> {
         let name = self.vlan_interface(vlan);
         let netlink = &cx.host.netlink;
-        if let Some(link) = netlink.link_by_name(&name)? {
+        let find = || netlink.link_by_name(&name);
+        if let Some(link) = find()?.filter(Link::is_up) {
             return Ok(link);
         }
         let _lock = shared::lock(cx.state_dir, "bridge", &self.name)?;
-        if let Some(link) = netlink.link_by_name(&name)? {
+        let vanished =
+            || CniError::new(code::DELEGATE, format!("interface \"{name}\" vanished as soon as it was made"));
+        let link = match find()? {
+            Some(link) => link,
+            None => {
+                let port_name = random::interface_name("veth");
+                let port = NewLink::named(&port_name).mtu(Some(bridge.mtu)).master(Some(bridge.index)).up();
+                // A veth's peer cannot be born up: it is opened before it has its other end (ENOTCONN).
+                let inside = NewLink::named(&name).mac(Some(MacAddress::random())).mtu(Some(bridge.mtu));
+                netlink.request(port.veth(inside))?;
+                find()?.ok_or_else(vanished)?
+            }
+        };
+        if link.is_up() {
             return Ok(link);
         }
-        let port_name = random::interface_name("veth");
-        let port = NewLink::named(&port_name).mtu(Some(bridge.mtu)).master(Some(bridge.index)).up();
-        let inside = NewLink::named(&name).mac(Some(MacAddress::random())).mtu(Some(bridge.mtu));
-        netlink.request(port.veth(inside))?;
-        let found = |name: &str| netlink.link_by_name(name);
-        if let Some(port) = found(&port_name)? {
-            let mut requests = vec![VlanMembership::access(vlan).add(port.index, false)];
+        // It comes up last: one that is up is complete, whoever made it.
+        let mut requests = Vec::new();
+        if let Some(port) = link.parent.filter(|_| link.is_kind("veth") && link.parent_netns.is_none()) {
+            requests.push(VlanMembership::access(vlan).add(port, false));
             if vlan != 1 {
-                requests.push(VlanMembership::access(1).remove(port.index, false));
+                requests.push(VlanMembership::access(1).remove(port, false));
             }
-            netlink.request_all(requests)?;
         }
-        let link = found(&name)?.ok_or_else(|| {
-            CniError::new(code::DELEGATE, format!("interface \"{name}\" vanished as soon as it was made"))
-        })?;
-        // A veth's peer cannot be born up: it is made before it has one.
-        netlink.request(LinkChange::of(link.index, format!("bring up interface \"{name}\"")).up().request())?;
+        requests.push(LinkChange::of(link.index, format!("bring up interface \"{name}\"")).up().request());
+        netlink.request_all(requests)?;
         Ok(link)
     }
 
@@ -221,6 +229,18 @@ impl BridgeDevice {
         let usable = self.find(cx).and_then(|link| link.map_or(Ok(()), |link| self.accept(link).map(drop)));
         usable.map_err(|e| CniError { code: code::NOT_AVAILABLE, ..e })
     }
+}
+
+/// Gives a bridge that somebody else made the MAC it has now for good: one that was never set follows its ports, and pods
+/// that know the gateway by it lose their way when it changes.
+fn pin_mac(cx: &Context<'_>, link: &Link) -> Result<(), CniError> {
+    if !link.is_kind("bridge") {
+        return Ok(());
+    }
+    // A bridge whose last port has gone is left with a MAC of zeros, which it cannot keep.
+    let mac = link.mac.filter(|mac| mac.0 != [0; 6]).unwrap_or_else(MacAddress::random);
+    let change = LinkChange::of(link.index, format!("set the MAC of bridge \"{}\"", link.name));
+    Ok(cx.host.netlink.request(change.attr(libc::IFLA_ADDRESS, mac).request())?)
 }
 
 /// The gateways of a result with their subnets; an address that IPAM gave none for gets the subnet's first one.

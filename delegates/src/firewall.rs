@@ -93,6 +93,20 @@ impl Owner {
         self.0.splitn(3, '/').nth(2) == Some(&shorten(network, NETWORK_MAX))
     }
 
+    /// Whether it is an attachment of this container by this interface, to whichever network.
+    #[must_use]
+    pub fn is_by(&self, container_id: &str, interface: &str) -> bool {
+        let mut names = self.0.splitn(3, '/');
+        names.next() == Some(&shorten(container_id, CONTAINER_ID_MAX))
+            && names.next() == Some(&shorten(interface, INTERFACE_MAX))
+    }
+
+    /// Whether it is an attachment of this container.
+    #[must_use]
+    pub fn is_of_container(&self, container_id: &str) -> bool {
+        self.0.split('/').next() == Some(&shorten(container_id, CONTAINER_ID_MAX))
+    }
+
     fn chain(&self) -> String {
         format!("pod/{}", self.0)
     }

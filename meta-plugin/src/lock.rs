@@ -12,6 +12,8 @@ use musubi_delegates::cni::{CniError, ContainerId, code};
 
 /// How often a lock that another holds is tried again.
 const POLL: Duration = Duration::from_millis(5);
+/// At which of these tries something is done meanwhile.
+const LOOK_AROUND: u32 = 10;
 
 /// The held lock of a container.
 #[derive(Debug)]
@@ -26,6 +28,20 @@ impl ContainerLock {
     /// # Errors
     /// Code 11: another operation on the container still runs. Code 5: the state folder cannot be written.
     pub fn take(cni_dir: &Path, container: &ContainerId, deadline: Instant) -> Result<Self, CniError> {
+        Self::take_meanwhile(cni_dir, container, deadline, || ())
+    }
+
+    /// As [`Self::take`], with something to do at intervals while another holds it.
+    ///
+    /// # Errors
+    /// As [`Self::take`].
+    pub fn take_meanwhile(
+        cni_dir: &Path,
+        container: &ContainerId,
+        deadline: Instant,
+        mut meanwhile: impl FnMut(),
+    ) -> Result<Self, CniError> {
+        let mut waited = 0u32;
         let folder = cni_dir.join("locks");
         let path = folder.join(container.as_str());
         let failed = |e: io::Error| {
@@ -39,6 +55,11 @@ impl ContainerLock {
                 // Its last holder may have unlinked it between our open and our lock; then it protects nothing.
                 Ok(()) if is_at(&file, &path) => return Ok(Self { file, path }),
                 Ok(()) => {}
+                Err(TryLockError::WouldBlock) if waited.is_multiple_of(LOOK_AROUND) && Instant::now() < deadline => {
+                    waited += 1;
+                    meanwhile();
+                    std::thread::sleep(POLL);
+                }
                 Err(TryLockError::WouldBlock) if Instant::now() >= deadline => {
                     return Err(CniError::new(
                         code::TRY_AGAIN,
@@ -46,7 +67,10 @@ impl ContainerLock {
                     )
                     .with_details("it ends by itself within its time limit (timeoutSeconds); try again then"));
                 }
-                Err(TryLockError::WouldBlock) => std::thread::sleep(POLL),
+                Err(TryLockError::WouldBlock) => {
+                    waited += 1;
+                    std::thread::sleep(POLL);
+                }
                 Err(TryLockError::Error(e)) => return Err(failed(e)),
             }
         }
@@ -56,6 +80,55 @@ impl ContainerLock {
     pub fn remove(self) {
         // A file that stays behind is empty and is used again; it is no reason for DEL to fail.
         let _ = fs::remove_file(&self.path);
+    }
+}
+
+/// Keeps apart two moments that must not overlap: an ADD writing its first record, and GC between its look at the records
+/// and the last delegate it tells of them. Without it GC would free what an ADD reserves after that look.
+#[derive(Debug)]
+pub struct GcFence {
+    _file: File,
+}
+
+impl GcFence {
+    /// For an ADD: shared with other ADDs.
+    ///
+    /// # Errors
+    /// Code 11: GC still runs at the deadline. Code 5: the state folder cannot be written.
+    pub fn shared(cni_dir: &Path, deadline: Instant) -> Result<Self, CniError> {
+        Self::take(cni_dir, deadline, File::try_lock_shared)
+    }
+
+    /// For GC: alone.
+    ///
+    /// # Errors
+    /// As [`Self::shared`].
+    pub fn alone(cni_dir: &Path, deadline: Instant) -> Result<Self, CniError> {
+        Self::take(cni_dir, deadline, File::try_lock)
+    }
+
+    fn take(
+        cni_dir: &Path,
+        deadline: Instant,
+        attempt: impl Fn(&File) -> Result<(), TryLockError>,
+    ) -> Result<Self, CniError> {
+        let path = cni_dir.join("gc.lock");
+        let failed = |e: io::Error| {
+            CniError::new(code::IO, format!("lock {}: {e}", path.display()))
+                .with_details("the state folder (cniDir) must be writable")
+        };
+        let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path).map_err(failed)?;
+        loop {
+            match attempt(&file) {
+                Ok(()) => return Ok(Self { _file: file }),
+                Err(TryLockError::WouldBlock) if Instant::now() >= deadline => {
+                    return Err(CniError::new(code::TRY_AGAIN, "a GC of this node still runs")
+                        .with_details("it ends by itself; try again then"));
+                }
+                Err(TryLockError::WouldBlock) => std::thread::sleep(POLL),
+                Err(TryLockError::Error(e)) => return Err(failed(e)),
+            }
+        }
     }
 }
 

@@ -13,8 +13,6 @@ use musubi_delegates::netns::Identity;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::store::directory::write_whole;
-
 /// The format written here.
 const VERSION: u32 = 1;
 
@@ -60,7 +58,10 @@ pub struct Record {
     pub args: String,
     /// Folders with plugin binaries.
     pub path: Vec<PathBuf>,
-    /// Process group of the external plugin that runs now.
+    /// The process of ours that works on it, or did last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub worker: Option<Running>,
+    /// The external plugin that runs now; its process id is its group's too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub running: Option<Running>,
     /// What DEL tried in vain, how often.
@@ -105,14 +106,28 @@ impl From<NamespaceId> for Identity {
     }
 }
 
-/// A process that works on the attachment.
+/// A process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Running {
-    /// Its process id, which is its group's too.
+    /// Its process id.
     pub pid: u32,
     /// Field 22 of `/proc/<pid>/stat`: tells it from a later process of that id.
     pub start_time: u64,
+}
+
+impl Running {
+    /// The process of that id, unless it has ended.
+    #[must_use]
+    pub fn of(pid: u32) -> Option<Self> {
+        start_time(pid).map(|start_time| Self { pid, start_time })
+    }
+
+    /// Whether it has not ended yet. Means nothing after another boot.
+    #[must_use]
+    pub fn is_alive(&self) -> bool {
+        Self::of(self.pid) == Some(*self)
+    }
 }
 
 /// One network of a record.
@@ -244,12 +259,13 @@ impl Key {
         NonZeroU32::new(folded).unwrap_or(NonZeroU32::MIN)
     }
 
-    /// `:` is in none of the three, so the name can be taken apart again.
-    fn file_name(&self) -> String {
+    /// Its file's name. `:` is in none of the three, so the name can be taken apart again.
+    pub(crate) fn file_name(&self) -> String {
         format!("{}:{}:{}.json", self.container_id, self.interface, self.network)
     }
 
-    fn of_file(name: &str) -> Option<Self> {
+    /// The key that a file's name says.
+    pub(crate) fn of_file(name: &str) -> Option<Self> {
         let mut parts = name.strip_suffix(".json")?.splitn(3, ':');
         let mut next = || parts.next().map(str::to_owned);
         Some(Self { container_id: next()?, interface: next()?, network: next()? })
@@ -277,6 +293,24 @@ impl Record {
     #[must_use]
     pub fn is_of_this_boot(&self) -> bool {
         self.boot_id == boot_id()
+    }
+
+    /// Whether an ADD that has not ended yet is at work on it.
+    #[must_use]
+    pub fn is_being_added(&self) -> bool {
+        let at_work = || self.worker.is_some_and(|worker| worker.is_alive());
+        self.state == State::Adding && self.is_of_this_boot() && at_work()
+    }
+
+    /// An ADD that died may have begun any delegate of ours since it wrote the record last; taking back what was never
+    /// done is no error. An external plugin is recorded before it runs, so it was begun only if the record says so.
+    fn assume_begun(&mut self) {
+        for attached in &mut self.attachments {
+            for delegate in attached.delegates.iter_mut().filter(|delegate| delegate.native) {
+                delegate.begun = true;
+                attached.begun = true;
+            }
+        }
     }
 }
 
@@ -343,6 +377,26 @@ impl Records {
         all_in(&self.orphans)
     }
 
+    /// Those of one container, by name.
+    ///
+    /// # Errors
+    /// Code 5: the folder cannot be read.
+    pub fn of_container(&self, container_id: &str) -> Result<Vec<Stored>, CniError> {
+        read_keys(&self.folder, |key| key.container_id == container_id)
+    }
+
+    /// Whether a record's file was written before this boot, for one whose content does not tell.
+    #[must_use]
+    pub fn is_of_earlier_boot(&self, key: &Key) -> bool {
+        let written = fs::metadata(self.folder.join(key.file_name())).and_then(|m| m.modified());
+        let uptime = fs::read_to_string("/proc/uptime").unwrap_or_default();
+        let uptime = uptime.split_whitespace().next().and_then(|seconds| seconds.parse::<f64>().ok());
+        match (written.ok().and_then(|time| time.elapsed().ok()), uptime) {
+            (Some(age), Some(uptime)) => age.as_secs_f64() > uptime,
+            _ => false,
+        }
+    }
+
     /// Writes one, whole or not at all. With `durable` it survives a power cut from then on.
     ///
     /// # Errors
@@ -351,7 +405,16 @@ impl Records {
         let file = self.folder.join(record.key().file_name());
         let bytes = serde_json::to_vec(record).map_err(|e| CniError::new(code::IO, format!("record: {e}")))?;
         let write = || {
-            write_whole(&file, &bytes)?;
+            // One temporary name is enough, since the container is locked; a process that dies leaves no second one behind.
+            let new = self.folder.join(temporary_name(&record.key()));
+            match fs::write(&new, &bytes) {
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                    fs::create_dir_all(&self.folder)?;
+                    fs::write(&new, &bytes)?;
+                }
+                written => written.inspect_err(|_| drop(fs::remove_file(&new)))?,
+            }
+            fs::rename(&new, &file)?;
             if durable {
                 fs::File::open(&file)?.sync_all()?;
                 fs::File::open(&self.folder)?.sync_all()?;
@@ -369,6 +432,7 @@ impl Records {
     /// # Errors
     /// Code 5.
     pub fn remove(&self, key: &Key) -> Result<(), CniError> {
+        remove_file(&self.folder.join(temporary_name(key)))?;
         remove_file(&self.folder.join(key.file_name()))
     }
 
@@ -381,6 +445,14 @@ impl Records {
         let moved = fs::create_dir_all(&self.orphans)
             .and_then(|()| fs::rename(self.folder.join(&name), self.orphans.join(&name)));
         moved.map_err(|e| CniError::new(code::IO, format!("move record {name} to {}: {e}", self.orphans.display())))
+    }
+
+    /// Reads an orphan; `None` when there is none.
+    ///
+    /// # Errors
+    /// Code 5: the folder cannot be read.
+    pub fn read_orphan(&self, key: &Key) -> Result<Option<Stored>, CniError> {
+        read_file(&self.orphans.join(key.file_name()), key)
     }
 
     /// Removes an orphan.
@@ -401,13 +473,22 @@ fn remove_file(path: &Path) -> Result<(), CniError> {
     }
 }
 
+fn temporary_name(key: &Key) -> String {
+    format!(".{}.new", key.file_name())
+}
+
 fn all_in(folder: &Path) -> Result<Vec<Stored>, CniError> {
+    read_keys(folder, |_| true)
+}
+
+fn read_keys(folder: &Path, wanted: impl Fn(&Key) -> bool) -> Result<Vec<Stored>, CniError> {
     let entries = match fs::read_dir(folder) {
         Ok(entries) => entries,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(e) => return Err(CniError::new(code::IO, format!("records in {}: {e}", folder.display()))),
     };
     let mut keys: Vec<Key> = entries.filter_map(|entry| Key::of_file(entry.ok()?.file_name().to_str()?)).collect();
+    keys.retain(wanted);
     keys.sort();
     keys.iter().filter_map(|key| read_file(&folder.join(key.file_name()), key).transpose()).collect()
 }
@@ -424,7 +505,12 @@ fn read_file(file: &Path, key: &Key) -> Result<Option<Stored>, CniError> {
             damaged(format!("it is of version {}, this is {VERSION}", record.version))
         }
         Ok(record) if record.key() != *key => damaged("its content belongs to another record".to_owned()),
-        Ok(record) => Some(Stored::Whole(Box::new(record))),
+        Ok(mut record) => {
+            if record.state == State::Adding {
+                record.assume_begun();
+            }
+            Some(Stored::Whole(Box::new(record)))
+        }
         Err(e) => damaged(e.to_string()),
     })
 }
@@ -447,12 +533,17 @@ pub fn now() -> u64 {
     std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_secs())
 }
 
-/// When a process was started, in clock ticks since boot (proc(5), field 22 of stat); `None` when it is gone.
-#[must_use]
-pub fn start_time(pid: u32) -> Option<u64> {
+/// When a process was started, in clock ticks since boot (proc(5), field 22 of stat); `None` when it has ended, even if
+/// nobody has waited for it yet.
+fn start_time(pid: u32) -> Option<u64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The command in parentheses may itself hold spaces and parentheses; counting begins after the last.
-    stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
+    let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
+    let state = fields.next()?;
+    if matches!(state, "Z" | "X") {
+        return None;
+    }
+    fields.nth(18)?.parse().ok()
 }
 
 #[cfg(test)]

@@ -285,7 +285,7 @@ impl Node {
     /// When the kernel refuses.
     pub fn add_uplink(&self, name: &str, other_end: &str) {
         let host = self.host.open();
-        host.netlink.request(NewLink::named(name).up().veth(NewLink::named(other_end).up())).expect("an uplink");
+        host.netlink.request(NewLink::named(name).veth(NewLink::named(other_end))).expect("an uplink");
         for end in [name, other_end] {
             let link = host.netlink.link_by_name(end).expect("links").expect("the uplink");
             host.netlink.request(LinkChange::of(link.index, "bring up").up().request()).expect("up");

@@ -55,6 +55,12 @@ impl Index {
         state_dir.join("host-local").join(name)
     }
 
+    /// The folder that an index of this name is of: the way back from [`Self::path_for`].
+    pub fn folder_of(name: &str) -> PathBuf {
+        let parts = name.split(',').map(|part| part.replace("%2C", ",").replace("%25", "%"));
+        Path::new("/").join(parts.collect::<PathBuf>())
+    }
+
     /// Opens the index, empty where it did not exist.
     ///
     /// # Errors

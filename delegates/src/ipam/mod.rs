@@ -1,6 +1,7 @@
 //! IPAM: which addresses an attachment gets. Chooses between `host-local` and `static` in process and any other
 //! type as an external plugin; what is done with the addresses is the delegates' business.
 
+mod by_container;
 pub mod external;
 pub mod host_local;
 mod host_local_conf;
@@ -12,6 +13,7 @@ mod resolv_conf;
 pub mod static_addresses;
 pub mod store;
 
+pub use by_container::release_container;
 pub use external::External;
 pub use host_local::HostLocal;
 pub use static_addresses::Static;

@@ -41,6 +41,12 @@ impl Address {
         self.flags & DUPLICATE != 0
     }
 
+    /// Its `IFA_F_…` flags.
+    #[must_use]
+    pub fn flags(&self) -> u32 {
+        self.flags
+    }
+
     fn read(payload: &[u8]) -> Option<Self> {
         let prefix = *payload.get(1)?;
         let attributes = Attributes(payload.get(8..)?);

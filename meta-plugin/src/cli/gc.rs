@@ -1,5 +1,6 @@
 //! `musubi gc`: shows, and unless it is a dry run releases, what pods that are gone have left behind.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -8,6 +9,8 @@ use serde_json::json;
 
 use super::{Format, State, print, print_json, table};
 use crate::engine::gc::{Stale, find_stale};
+use crate::engine::pending;
+use crate::store::DirectoryStore;
 
 /// Options of `musubi gc`.
 #[derive(Args)]
@@ -17,9 +20,12 @@ pub struct Options {
     /// Only show what would be released
     #[arg(long)]
     dry_run: bool,
-    /// Only what earlier DELs could not release
+    /// Only what earlier operations could not finish: orphans of DEL, and statuses that were not written
     #[arg(long, hide = true)]
-    orphans_only: bool,
+    unfinished_only: bool,
+    /// Where those statuses go
+    #[arg(long, hide = true)]
+    manifests: Option<PathBuf>,
     /// How to print
     #[arg(short, long, value_name = "FORMAT", default_value = "table")]
     output: Format,
@@ -28,8 +34,12 @@ pub struct Options {
 pub(super) fn run(options: &Options) -> anyhow::Result<ExitCode> {
     let state_dir = &options.state.state_dir;
     let mut stale = find_stale(state_dir)?;
-    stale.retain(|left| left.orphan || !options.orphans_only);
+    stale.retain(|left| left.orphan || !options.unfinished_only);
     let mut failures = Vec::new();
+    if let Some(folder) = options.manifests.as_deref().filter(|_| !options.dry_run) {
+        let store = DirectoryStore::empty(folder);
+        failures.extend(pending::write_all(state_dir, &store).iter().map(ToString::to_string));
+    }
     if !options.dry_run {
         for left in &stale {
             let deadline = Instant::now() + Duration::from_secs(90);

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use musubi_delegates::cni::{CniArgs, CniError, CniResult, Command, ContainerId, InterfaceName, code};
 use musubi_delegates::external;
@@ -9,16 +10,21 @@ use musubi_delegates::netns::Namespace;
 use musubi_delegates::registry::Runs;
 use serde_json::Value;
 
+use super::del::joined;
 use super::teardown::Teardown;
-use super::{Operation, Target, default_route, delegate_failed, gc, refuse_host_namespace};
+use super::{Hands, Operation, Target, default_route, delegate_failed, gc, locking, pending, refuse_host_namespace};
 use crate::check::definition;
 use crate::config::StatusFor;
-use crate::lock::ContainerLock;
+use crate::lock::{ContainerLock, GcFence};
 use crate::networks;
 use crate::plan::{self, Plan, Planned};
 use crate::record::{self, Attached, Key, PodName, Record, RecordedDelegate, Running, State, Stored};
 use crate::status;
 use crate::store::Pod;
+
+/// How long undoing a failed ADD may take. With the default time limit of ADD itself it ends before the two minutes that
+/// the kubelet gives its runtime.
+const UNDO_TIME: Duration = Duration::from_secs(25);
 
 impl Operation<'_> {
     pub(super) fn add(&self) -> Result<Value, CniError> {
@@ -37,18 +43,37 @@ impl Operation<'_> {
         refuse_host_namespace(&sandbox, &self.host)?;
         let binaries = self.find_binaries(&plan)?;
         let container = self.request.container_id()?;
-        let lock = ContainerLock::take(&self.config.cni_dir, container, self.deadline)?;
-        gc::release_earlier_boots(&self.config.cni_dir, container, self.deadline)?;
+        let lock = locking::take(&self.config.cni_dir, container, self.deadline)?;
         let key = Key::new(container, interface, &self.own_network()?);
-        self.clear_earlier(&key, &sandbox, &lock)?;
-        interfaces_are_free(&plan, &sandbox)?;
+        let outcome = self.add_locked(&key, &plan, pod.as_ref(), &sandbox, &lock, binaries);
+        if outcome.is_err() && matches!(self.records.read(&key), Ok(None)) {
+            lock.remove();
+        }
+        outcome
+    }
 
-        let mut record = self.new_record(&key, pod.as_ref(), &plan, &sandbox);
+    fn add_locked(
+        &self,
+        key: &Key,
+        plan: &Plan,
+        pod: Option<&Pod>,
+        sandbox: &Namespace,
+        lock: &ContainerLock,
+        binaries: HashMap<String, PathBuf>,
+    ) -> Result<Value, CniError> {
+        let container = self.request.container_id()?;
+        gc::release_earlier_boots(&self.config.cni_dir, container, self.deadline)?;
+        self.clear_earlier(key, sandbox, lock)?;
+        interfaces_are_free(plan, sandbox)?;
+
+        let mut record = self.new_record(key, pod, plan, sandbox);
+        let fence = GcFence::shared(&self.config.cni_dir, self.deadline)?;
         self.records.write(&record, !binaries.is_empty())?;
-        let mut adding = Adding { operation: self, container, sandbox: &sandbox, lock: &lock, binaries };
-        match adding.all(&plan, &mut record, pod.as_ref()) {
+        drop(fence);
+        let mut adding = Adding { operation: self, container, sandbox, lock, binaries };
+        match adding.all(plan, &mut record, pod) {
             Ok(value) => Ok(value),
-            Err(error) => Err(self.take_back(record, &sandbox, &lock, error)),
+            Err(error) => Err(self.take_back(record, sandbox, lock, error)),
         }
     }
 
@@ -98,6 +123,7 @@ impl Operation<'_> {
     /// A record of the same attachment: one that was never finished, or whose namespace is another, is cleared away;
     /// one that stands means that the runtime has not called DEL (CNI 1.1 §ADD).
     fn clear_earlier(&self, key: &Key, sandbox: &Namespace, lock: &ContainerLock) -> Result<(), CniError> {
+        self.clear_orphan(key, lock);
         let Some(stored) = self.records.read(key)? else { return Ok(()) };
         if let Stored::Whole(record) = &stored
             && record.state == State::Attached
@@ -114,6 +140,17 @@ impl Operation<'_> {
         match errors.into_iter().next() {
             None => self.records.remove(key),
             Some(error) => Err(error.context("what an earlier ADD left could not be removed")),
+        }
+    }
+
+    /// What an earlier DEL had to leave is tried again now: later its retry would hit the new attachment.
+    fn clear_orphan(&self, key: &Key, lock: &ContainerLock) {
+        let Ok(Some(orphan)) = self.records.read_orphan(key) else { return };
+        let errors = self.tear_down_stored(&orphan, lock);
+        let cleared =
+            errors.is_empty().then(|| self.records.remove_orphan(key)).unwrap_or_else(|| Err(joined(&errors)));
+        if let Err(error) = cleared {
+            tracing::warn!("container {}: still among the orphans: {error}", key.container_id);
         }
     }
 
@@ -136,6 +173,7 @@ impl Operation<'_> {
             since: record::now(),
             args: self.request.args.to_string(),
             path: self.path.clone(),
+            worker: Running::of(std::process::id()),
             running: None,
             failed_deletes: 0,
             status_pending: false,
@@ -186,9 +224,12 @@ impl Operation<'_> {
 
     /// Undoes a failed ADD. What cannot be undone stays in the record for DEL.
     fn take_back(&self, record: Record, sandbox: &Namespace, lock: &ContainerLock, error: CniError) -> CniError {
-        let errors = Teardown { hands: self.hands(), lock: Some(lock), record: &record, pod: Some(sandbox) }.run();
+        // Undoing runs to the end even if it was the time limit that ended ADD.
+        let hands = Hands { deadline: Instant::now() + self.config.timeout.min(UNDO_TIME), ..self.hands() };
+        let records = &self.records;
+        let errors = Teardown { hands, lock: Some(lock), record: &record, pod: Some(sandbox), records }.run();
         let Some(first) = errors.first() else {
-            return match self.records.remove(&record.key()) {
+            return match records.remove(&record.key()) {
                 Ok(()) => error,
                 Err(e) => undo_incomplete(&error, &e),
             };
@@ -274,7 +315,11 @@ impl Adding<'_> {
             previous = match &delegate.runs {
                 Runs::Native(native) => {
                     let at = operation.hands().attachment(&target, &conf, previous.as_ref());
-                    let added = native.add(&at).map_err(failed)?;
+                    let added = native.add(&at).map_err(|error| {
+                        // It has undone itself; undoing it again could hit what another has there, as a name that was taken.
+                        record.attachments[position].delegates[index].begun = error.code == code::UNDO_INCOMPLETE;
+                        failed(error)
+                    })?;
                     record.attachments[position].links.extend(added.links.into_iter().map(Into::into));
                     Some(added.result)
                 }
@@ -303,8 +348,7 @@ impl Adding<'_> {
         let plugin = self.binaries.get(plugin_type).ok_or_else(missing)?;
         operation.records.write(record, false)?;
         let mut note = |pid: u32| {
-            let Some(start_time) = record::start_time(pid) else { return };
-            record.running = Some(Running { pid, start_time });
+            record.running = Running::of(pid);
             if let Err(e) = operation.records.write(record, false) {
                 tracing::warn!("{e}");
             }
@@ -326,7 +370,7 @@ impl Adding<'_> {
             Err(e) if !pod.selects_networks() => {
                 tracing::warn!("pod {}: {e}", pod.key());
                 record.status_pending = true;
-                Ok(())
+                pending::note(&self.operation.config.cni_dir, &record.key())
             }
             other => other,
         }
@@ -334,7 +378,7 @@ impl Adding<'_> {
 }
 
 /// The network-status of a record: the default network's entries first, then in plan order.
-fn statuses(record: &Record) -> Vec<musubi_crds::NetworkStatus> {
+pub(super) fn statuses(record: &Record) -> Vec<musubi_crds::NetworkStatus> {
     let of = |attached: &Attached| {
         let result = attached.result().unwrap_or_default();
         status::entries(&attached.network, &attached.interface, attached.default, &result)

@@ -7,8 +7,7 @@ use musubi_delegates::registry::{self, Runs};
 
 use super::add::interface_of;
 use super::teardown::sent_on_delete;
-use super::{Operation, Target, delegate_failed, not_ready};
-use crate::lock::ContainerLock;
+use super::{Operation, Target, delegate_failed, locking, not_ready};
 use crate::networks;
 use crate::plan;
 use crate::record::{Attached, Key, Record, RecordedDelegate, State, Stored};
@@ -17,7 +16,7 @@ impl Operation<'_> {
     pub(super) fn check(&self) -> Result<(), CniError> {
         let container = self.request.container_id()?;
         let key = Key::new(container, self.request.interface()?, &self.own_network()?);
-        let _lock = ContainerLock::take(&self.config.cni_dir, container, self.deadline)?;
+        let lock = locking::take(&self.config.cni_dir, container, self.deadline)?;
         let record = match self.records.read(&key)? {
             Some(Stored::Whole(record)) if record.state == State::Attached => record,
             Some(Stored::Whole(_)) => {
@@ -33,6 +32,7 @@ impl Operation<'_> {
                 ));
             }
             None => {
+                lock.remove();
                 return Err(CniError::new(
                     code::UNKNOWN_CONTAINER,
                     format!("container {container} has no attachment of network {}", key.network),

@@ -8,11 +8,10 @@ use musubi_delegates::netns::Namespace;
 use musubi_delegates::registry::Runs;
 use musubi_delegates::standalone;
 
-use super::{Operation, Target};
-use crate::lock::ContainerLock;
+use super::{Operation, Target, by_name, locking};
 use crate::networks;
 use crate::plan;
-use crate::record::{self, Key, Record, Stored};
+use crate::record::{Key, Record, State, Stored};
 
 /// After this many failures with the namespace gone, DEL succeeds and what is left becomes an orphan.
 const TRIES: u32 = 3;
@@ -21,10 +20,10 @@ impl Operation<'_> {
     pub(super) fn del(&self) -> Result<(), CniError> {
         let container = self.request.container_id()?;
         let key = Key::new(container, self.request.interface()?, &self.own_network()?);
-        let lock = ContainerLock::take(&self.config.cni_dir, container, self.deadline)?;
-        let stored = self.records.read(&key)?;
-        if let Some(Stored::Whole(record)) = &stored {
-            end_running(record);
+        let lock = locking::take(&self.config.cni_dir, container, self.deadline)?;
+        let mut stored = self.records.read(&key)?;
+        if let Some(Stored::Whole(record)) = &mut stored {
+            record.state = State::Deleting;
         }
         let errors = match &stored {
             Some(stored) => self.tear_down_stored(stored, &lock),
@@ -33,7 +32,7 @@ impl Operation<'_> {
                 Vec::new()
             }
         };
-        self.forget_status(stored.as_ref());
+        self.forget_status(&key, stored.as_ref());
         let outcome =
             if errors.is_empty() { self.records.remove(&key) } else { self.give_up_or_fail(stored, &key, &errors) };
         if outcome.is_ok() {
@@ -42,16 +41,29 @@ impl Operation<'_> {
         outcome
     }
 
-    /// The status of a pod that is gone is gone. In a place that removes it with the pod there is nothing to do.
-    fn forget_status(&self, stored: Option<&Stored>) {
+    /// The status of a pod that is gone is gone, unless the pod has a new sandbox by now, whose status it is. In a place
+    /// that removes it with the pod there is nothing to do.
+    fn forget_status(&self, key: &Key, stored: Option<&Stored>) {
+        if self.config.manifest_dir.is_none() {
+            return;
+        }
         let argument = |key| self.request.args.get(key).map(str::to_owned);
         let named = match stored {
             Some(Stored::Whole(record)) => record.pod.as_ref().map(|pod| (pod.namespace.clone(), pod.name.clone())),
             _ => argument("K8S_POD_NAMESPACE").zip(argument("K8S_POD_NAME")),
         };
-        if let Some((namespace, name)) = named
-            && let Err(error) = self.store.remove_status(&namespace, &name)
-        {
+        let Some((namespace, name)) = named else { return };
+        let is_of_pod = |stored: &Stored| match stored {
+            Stored::Whole(record) => {
+                record.key() != *key
+                    && record.pod.as_ref().is_some_and(|pod| pod.namespace == namespace && pod.name == name)
+            }
+            Stored::Damaged { .. } => false,
+        };
+        if self.records.all().is_ok_and(|records| records.iter().any(is_of_pod)) {
+            return;
+        }
+        if let Err(error) = self.store.remove_status(&namespace, &name) {
             tracing::warn!("{error}");
         }
     }
@@ -61,7 +73,7 @@ impl Operation<'_> {
     fn give_up_or_fail(&self, stored: Option<Stored>, key: &Key, errors: &[CniError]) -> Result<(), CniError> {
         let Some(Stored::Whole(mut record)) = stored else { return Err(joined(errors)) };
         record.failed_deletes += 1;
-        record.state = record::State::Deleting;
+        record.running = None;
         self.records.write(&record, false)?;
         let gone = self.namespace_of(&record).is_none();
         let missing = self.misses_a_program(&record);
@@ -74,14 +86,24 @@ impl Operation<'_> {
 
     fn misses_a_program(&self, record: &Record) -> bool {
         let begun = record.attachments.iter().flat_map(|a| &a.delegates).filter(|d| d.begun && !d.native);
-        begun.into_iter().any(|d| external::find(&d.plugin_type, &self.path).is_err())
+        let path = self.path_for(record);
+        begun.into_iter().any(|d| external::find(&d.plugin_type, &path).is_err())
     }
 
     /// Without a record DEL does what the request itself says: the default network's plugins, the links of our group, and
     /// the reservations of that container. It was probably done before, so nothing here is an error.
     fn del_without_record(&self, key: &Key) {
+        self.undo_default_network(key);
+        for error in by_name::release(&self.config.cni_dir, key, true, self.deadline) {
+            tracing::debug!("DEL without a record: {error}");
+        }
+    }
+
+    /// Takes back what the request and the configuration alone tell of.
+    pub(super) fn undo_default_network(&self, key: &Key) {
         let pod = self.request.netns.as_deref().and_then(|path: &Path| Namespace::open(path).ok().flatten());
         let pod = pod.filter(|pod| super::refuse_host_namespace(pod, &self.host).is_ok());
+        let pod = pod.filter(|pod| !self.is_of_another_container(pod, key));
         if let Err(error) = self.run_default_network(pod.as_ref(), key) {
             tracing::debug!("DEL without a record: {error}");
         }
@@ -90,6 +112,20 @@ impl Operation<'_> {
         {
             tracing::debug!("{error}");
         }
+    }
+
+    /// Whether the path of a namespace that is gone has become another container's.
+    fn is_of_another_container(&self, pod: &Namespace, key: &Key) -> bool {
+        let is_there = |stored: &Stored| match stored {
+            Stored::Whole(record) => {
+                record.container_id != key.container_id
+                    && record.is_of_this_boot()
+                    && pod.identity.is_same(&record.namespace.into())
+            }
+            Stored::Damaged { .. } => false,
+        };
+        // What cannot be read might be of that namespace.
+        self.records.all().map_or(true, |records| records.iter().any(is_there))
     }
 
     fn run_default_network(&self, pod: Option<&Namespace>, key: &Key) -> Result<(), CniError> {
@@ -133,31 +169,6 @@ impl Operation<'_> {
     ) -> Result<(), CniError> {
         let at = self.hands().attachment(target, conf, None);
         standalone::take_away(native, &at)
-    }
-
-    /// What is known of a damaged record is its name: the same as without a record.
-    pub(super) fn release_by_name(&self, key: &Key) -> Vec<CniError> {
-        if key.container_id == self.request.container_id.as_ref().map(ToString::to_string).unwrap_or_default() {
-            self.del_without_record(key);
-            return Vec::new();
-        }
-        vec![CniError::new(
-            code::IO,
-            format!("the record of container {} is damaged; its DEL will clear it", key.container_id),
-        )]
-    }
-}
-
-/// Ends a plugin that an earlier operation left running: it cannot be waited for, and it works on what is to be removed.
-fn end_running(record: &Record) {
-    let Some(running) = record.running else { return };
-    let alive = record.is_of_this_boot() && record::start_time(running.pid) == Some(running.start_time);
-    let Ok(group) = i32::try_from(running.pid) else { return };
-    if alive && group > 1 {
-        let group = nix::unistd::Pid::from_raw(group);
-        if let Err(error) = nix::sys::signal::killpg(group, nix::sys::signal::Signal::SIGKILL) {
-            tracing::debug!("end process group {group}: {error}");
-        }
     }
 }
 

@@ -12,12 +12,14 @@ use serde_json::{Value, json};
 
 use super::del::joined;
 use super::teardown::{Teardown, namespace_of};
-use super::{Hands, Operation};
-use crate::lock::ContainerLock;
+use super::{Hands, Operation, by_name, locking};
+use crate::lock::{ContainerLock, GcFence};
 use crate::record::{Attached, Key, Record, RecordedDelegate, Records, Stored};
 
 /// How long GC waits for a container that something else works on before leaving it to the next time.
 const PATIENCE: Duration = Duration::from_millis(200);
+/// How long another's plugin may take for its GC.
+const PLUGIN_TIME: Duration = Duration::from_secs(10);
 
 impl Operation<'_> {
     /// Records of this network that the runtime does not list are torn down; then each delegate's network is told what
@@ -31,21 +33,22 @@ impl Operation<'_> {
         for stored in self.records.all()? {
             let key = stored.key();
             let listed = valid.iter().any(|v| v.container_id == key.container_id && v.interface == key.interface);
-            if key.network == network.as_str() && !listed {
-                errors.extend(self.collect(&key).err());
+            if key.network == network.as_str() && !listed && !is_being_added(&stored) {
+                errors.extend(self.collect(&stored).err());
             }
         }
         errors.extend(self.tell_delegates());
         if errors.is_empty() { Ok(()) } else { Err(joined(&errors)) }
     }
 
-    fn collect(&self, key: &Key) -> Result<(), CniError> {
+    fn collect(&self, seen: &Stored) -> Result<(), CniError> {
+        let key = &seen.key();
         let container = ContainerId::parse(&key.container_id)?;
         // Whoever holds it is making or removing this very attachment.
-        let Ok(lock) = ContainerLock::take(&self.config.cni_dir, &container, Instant::now() + PATIENCE) else {
+        let Ok(lock) = locking::take(&self.config.cni_dir, &container, Instant::now() + PATIENCE) else {
             return Ok(());
         };
-        let Some(stored) = self.records.read(key)? else { return Ok(()) };
+        let Some(stored) = self.records.read(key)?.filter(|stored| is_unchanged(seen, stored)) else { return Ok(()) };
         let errors = self.tear_down_stored(&stored, &lock);
         if !errors.is_empty() {
             return Err(joined(&errors));
@@ -56,10 +59,20 @@ impl Operation<'_> {
     }
 
     fn tell_delegates(&self) -> Vec<CniError> {
+        // From here on no ADD can reserve what its record does not show to us.
+        let _fence = match GcFence::alone(&self.config.cni_dir, self.deadline) {
+            Ok(fence) => fence,
+            Err(error) => return vec![error],
+        };
         let mut records = Vec::new();
         for stored in self.records.all().unwrap_or_default() {
-            if let Stored::Whole(record) = stored {
-                records.push(*record);
+            match stored {
+                Stored::Whole(record) => records.push(*record),
+                Stored::Damaged { key, .. } => {
+                    // Its pod may live, and nobody knows what it holds.
+                    tracing::warn!("the record of container {} is damaged: no address is collected", key.container_id);
+                    return Vec::new();
+                }
             }
         }
         let mut told: Vec<(String, String)> = Vec::new();
@@ -105,7 +118,25 @@ impl Operation<'_> {
             return Ok(());
         }
         let plugin = external::find(&delegate.plugin_type, &self.path)?;
-        self.hands().exec_network(Command::Gc, &plugin, &conf.to_bytes()).map(drop)
+        // ADDs wait meanwhile.
+        let hands = Hands { deadline: self.deadline.min(Instant::now() + PLUGIN_TIME), ..self.hands() };
+        hands.exec_network(Command::Gc, &plugin, &conf.to_bytes()).map(drop)
+    }
+}
+
+/// What an ADD is making at this moment is no garbage, whatever list was made before.
+fn is_being_added(stored: &Stored) -> bool {
+    matches!(stored, Stored::Whole(record) if record.is_being_added())
+}
+
+/// Whether a record is still what it was before its lock was taken.
+fn is_unchanged(before: &Stored, now: &Stored) -> bool {
+    match (before, now) {
+        (Stored::Whole(before), Stored::Whole(now)) => {
+            (before.state, before.since, before.worker) == (now.state, now.since, now.worker)
+        }
+        (Stored::Damaged { .. }, Stored::Damaged { .. }) => true,
+        _ => false,
     }
 }
 
@@ -180,23 +211,52 @@ impl Stale {
         Self { key: stored.key(), pod, reason, resources, orphan, stored }
     }
 
-    /// Releases it through its delegates, under the container's lock.
+    /// Releases it through its delegates, under the container's lock. Does nothing when it has changed meanwhile.
     ///
     /// # Errors
     /// What could not be released; the record stays.
     pub fn release(&self, state_dir: &Path, deadline: Instant) -> Result<(), CniError> {
         let container = ContainerId::parse(&self.key.container_id)?;
-        let lock = ContainerLock::take(state_dir, &container, Instant::now() + PATIENCE)?;
+        let lock = locking::take(state_dir, &container, Instant::now() + PATIENCE)?;
         let records = Records::of(state_dir);
-        let host = Namespace::current()?;
-        let errors = match &self.stored {
-            Stored::Whole(record) => {
-                let pod = namespace_of(record, None);
-                let hands = Hands { host: &host, path: &record.path, state_dir, deadline };
-                Teardown { hands, lock: Some(&lock), record, pod: pod.as_ref() }.run()
-            }
-            Stored::Damaged { .. } => Vec::new(),
-        };
+        let now = if self.orphan { records.read_orphan(&self.key)? } else { records.read(&self.key)? };
+        let Some(stored) = now.filter(|now| is_unchanged(&self.stored, now)) else { return Ok(()) };
+        if self.orphan && records.read(&self.key)?.is_some() {
+            return Err(CniError::new(
+                code::TRY_AGAIN,
+                "the container is attached anew; what its last DEL left waits for the next",
+            )
+            .with_details("it is released after the container's DEL"));
+        }
+        if matches!(stored, Stored::Damaged { .. }) && !records.is_of_earlier_boot(&self.key) {
+            return Err(CniError::new(
+                code::TRY_AGAIN,
+                "its record is damaged, and whether its pod still runs nobody knows",
+            )
+            .with_details("its DEL, or the runtime's GC, releases what it has"));
+        }
+        self.release_now(&records, &stored, state_dir, lock, deadline)
+    }
+
+    fn release_of_earlier_boot(&self, state_dir: &Path, deadline: Instant) -> Result<(), CniError> {
+        let container = ContainerId::parse(&self.key.container_id)?;
+        let lock = locking::take(state_dir, &container, Instant::now() + PATIENCE)?;
+        let records = Records::of(state_dir);
+        match records.read(&self.key)?.filter(|now| is_unchanged(&self.stored, now)) {
+            Some(stored) => self.release_now(&records, &stored, state_dir, lock, deadline),
+            None => Ok(()),
+        }
+    }
+
+    fn release_now(
+        &self,
+        records: &Records,
+        stored: &Stored,
+        state_dir: &Path,
+        lock: ContainerLock,
+        deadline: Instant,
+    ) -> Result<(), CniError> {
+        let errors = tear_down(state_dir, records, stored, &lock, deadline)?;
         if !errors.is_empty() {
             return Err(joined(&errors));
         }
@@ -208,6 +268,24 @@ impl Stale {
         lock.remove();
         Ok(())
     }
+}
+
+fn tear_down(
+    state_dir: &Path,
+    records: &Records,
+    stored: &Stored,
+    lock: &ContainerLock,
+    deadline: Instant,
+) -> Result<Vec<CniError>, CniError> {
+    let record = match stored {
+        Stored::Whole(record) => record,
+        Stored::Damaged { key, .. } => return Ok(by_name::release(state_dir, key, false, deadline)),
+    };
+    locking::end_running(record);
+    let host = Namespace::current()?;
+    let pod = namespace_of(record, None);
+    let hands = Hands { host: &host, path: &record.path, state_dir, deadline };
+    Ok(Teardown { hands, lock: Some(lock), record, pod: pod.as_ref(), records }.run())
 }
 
 fn why_stale(stored: &Stored) -> Option<String> {
@@ -255,11 +333,15 @@ pub fn release_earlier_boots(state_dir: &Path, own: &ContainerId, deadline: Inst
         return Ok(());
     }
     for stale in find_stale(state_dir)? {
-        let earlier = matches!(&stale.stored, Stored::Whole(record) if !record.is_of_this_boot());
-        if !earlier || stale.key.container_id == own.as_str() {
+        // A record that lost its content lost it in the power cut before this boot.
+        let earlier = match &stale.stored {
+            Stored::Whole(record) => !record.is_of_this_boot(),
+            Stored::Damaged { .. } => true,
+        };
+        if !earlier || stale.orphan || stale.key.container_id == own.as_str() {
             continue;
         }
-        if let Err(error) = stale.release(state_dir, deadline) {
+        if let Err(error) = stale.release_of_earlier_boot(state_dir, deadline) {
             tracing::warn!("container {}: {error}", stale.key.container_id);
         }
     }
@@ -273,8 +355,11 @@ pub(super) fn orphans_are_due(state_dir: &Path) -> bool {
     if !has_some {
         return false;
     }
-    let tried = state_dir.join("orphans-tried");
-    let age = std::fs::metadata(&tried).and_then(|m| m.modified()).ok().and_then(|time| time.elapsed().ok());
-    let due = age.is_none_or(|age| age >= ORPHAN_INTERVAL);
-    due && std::fs::write(&tried, "").is_ok()
+    is_time(&state_dir.join("orphans-tried"), ORPHAN_INTERVAL)
+}
+
+/// Whether the last try is long enough ago; if so, this is one. The file's time says when that was.
+pub(super) fn is_time(tried: &Path, interval: Duration) -> bool {
+    let age = std::fs::metadata(tried).and_then(|m| m.modified()).ok().and_then(|time| time.elapsed().ok());
+    age.is_none_or(|age| age >= interval) && std::fs::write(tried, "").is_ok()
 }

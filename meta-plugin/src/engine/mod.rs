@@ -2,10 +2,13 @@
 //! plugin of a chain, ours or another's.
 
 mod add;
+mod by_name;
 mod check;
 mod default_route;
 mod del;
 pub mod gc;
+mod locking;
+pub mod pending;
 mod teardown;
 
 use std::os::unix::process::CommandExt;
@@ -41,18 +44,20 @@ pub struct Operation<'a> {
 /// Is our CNI plugin: answers the request in environment and stdin, and does afterwards what can wait.
 #[must_use]
 pub fn serve() -> ExitCode {
-    let mut state_dir = None;
-    let code = request::serve(|request| perform(request, &mut state_dir));
-    if let Some(state_dir) = state_dir.filter(|folder| gc::orphans_are_due(folder)) {
-        retry_orphans(&state_dir);
+    let mut known = None;
+    let code = request::serve(|request| perform(request, &mut known));
+    if let Some(config) =
+        known.filter(|config| gc::orphans_are_due(&config.cni_dir) || pending::is_due(&config.cni_dir))
+    {
+        tidy_up(&config);
     }
     code
 }
 
-fn perform(request: &Request, state_dir: &mut Option<PathBuf>) -> Result<Option<Value>, CniError> {
+fn perform(request: &Request, known: &mut Option<Config>) -> Result<Option<Value>, CniError> {
     let started = Instant::now();
     let config = Config::parse(&request.conf)?;
-    *state_dir = Some(config.cni_dir.clone());
+    *known = Some(config.clone());
     crate::log::start(&config)?;
     for warning in &config.warnings {
         tracing::warn!("{warning}");
@@ -62,14 +67,19 @@ fn perform(request: &Request, state_dir: &mut Option<PathBuf>) -> Result<Option<
     outcome
 }
 
-/// Orphans of earlier DELs are tried again by a process of its own, which the runtime does not wait for.
-fn retry_orphans(state_dir: &Path) {
+/// Orphans of earlier DELs and statuses that could not be written are tried again by a process of its own, which the
+/// runtime does not wait for.
+fn tidy_up(config: &Config) {
     let Ok(program) = std::env::current_exe() else { return };
     let mut command = process::Command::new(program);
-    command.args(["gc", "--orphans-only", "--state-dir"]).arg(state_dir).env_remove("CNI_COMMAND").process_group(0);
+    command.args(["gc", "--unfinished-only", "--state-dir"]).arg(&config.cni_dir);
+    if let Some(folder) = &config.manifest_dir {
+        command.arg("--manifests").arg(folder);
+    }
+    command.env_remove("CNI_COMMAND").process_group(0);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     if let Err(error) = command.spawn() {
-        tracing::warn!("orphans: {error}");
+        tracing::warn!("cannot start {command:?}: {error}");
     }
 }
 

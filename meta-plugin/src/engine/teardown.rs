@@ -2,7 +2,8 @@
 //! error collected, all links of the pod deleted at once, and addresses given back only when no link can use them.
 
 use std::num::NonZeroU32;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use musubi_delegates::cni::{CniArgs, CniError, CniResult, Command, ContainerId, NetConf, NetworkName, Version, code};
 use musubi_delegates::delegate::{Delegate, OwnedLink, Side};
@@ -12,9 +13,9 @@ use musubi_delegates::netns::Namespace;
 use musubi_delegates::registry;
 
 use super::add::interface_of;
-use super::{Hands, Operation, Target, delegate_failed};
+use super::{Hands, Operation, Target, by_name, delegate_failed, locking};
 use crate::lock::ContainerLock;
-use crate::record::{Attached, Record, RecordedDelegate, Stored};
+use crate::record::{Attached, Record, RecordedDelegate, Records, Running, Stored};
 
 /// One teardown.
 pub struct Teardown<'a> {
@@ -26,6 +27,8 @@ pub struct Teardown<'a> {
     pub record: &'a Record,
     /// The pod's namespace, if it is still the one that the record speaks of.
     pub pod: Option<&'a Namespace>,
+    /// Where the record is, to note in it which plugin runs.
+    pub records: &'a Records,
 }
 
 /// A network of the record with what its plugins are told.
@@ -42,6 +45,8 @@ impl Teardown<'_> {
     /// Does all of it.
     pub fn run(&self) -> Vec<CniError> {
         let mut errors = Vec::new();
+        let begun = self.record.attachments.iter().flat_map(|a| &a.delegates).filter(|d| d.begun);
+        let mut externals = u32::try_from(begun.filter(|d| !d.native).count()).unwrap_or(u32::MAX);
         let mut links: Vec<OwnedLink> = Vec::new();
         let mut natives: Vec<(Step<'_>, Box<dyn Delegate>, NetConf)> = Vec::new();
         for attached in self.record.attachments.iter().rev().filter(|attached| attached.begun) {
@@ -51,7 +56,9 @@ impl Teardown<'_> {
                 let outcome = if delegate.native {
                     step().and_then(|step| self.detach(step, delegate, &mut links, &mut natives))
                 } else {
-                    step().and_then(|step| self.exec(&step, delegate))
+                    let deadline = share(self.hands.deadline, externals);
+                    externals = externals.saturating_sub(1);
+                    step().and_then(|step| self.exec(&step, delegate, deadline))
                 };
                 let failed = |e| delegate_failed(&attached.network, &attached.interface, &delegate.plugin_type, e);
                 errors.extend(outcome.map_err(failed).err());
@@ -111,11 +118,25 @@ impl Teardown<'_> {
         Ok(())
     }
 
-    fn exec(&self, step: &Step<'_>, delegate: &RecordedDelegate) -> Result<(), CniError> {
+    fn exec(&self, step: &Step<'_>, delegate: &RecordedDelegate, deadline: Instant) -> Result<(), CniError> {
         let conf = sent_on_delete(delegate, step.attached.version(), step.result.as_ref())?;
         let plugin = external::find(&delegate.plugin_type, self.hands.path)?;
         let target = self.target(step);
-        self.hands.exec(Command::Del, &plugin, &target, &conf.to_bytes(), self.lock, None).map(drop)
+        let hands = Hands { deadline, ..self.hands };
+        let mut note = |pid| self.note_running(pid);
+        hands.exec(Command::Del, &plugin, &target, &conf.to_bytes(), self.lock, Some(&mut note)).map(drop)
+    }
+
+    /// Whoever comes after us, should we die, has to know what still runs. DEL goes on where that cannot be written.
+    fn note_running(&self, pid: u32) {
+        // An orphan's record is elsewhere; its file says nothing of processes.
+        if !matches!(self.records.read(&self.record.key()), Ok(Some(_))) {
+            return;
+        }
+        let (worker, running) = (Running::of(std::process::id()), Running::of(pid));
+        if let Err(error) = self.records.write(&Record { worker, running, ..self.record.clone() }, false) {
+            tracing::warn!("{error}");
+        }
     }
 
     /// One message for all links of the pod, then a look at what remains: a pod may have put its links elsewhere.
@@ -139,6 +160,13 @@ impl Teardown<'_> {
         }
         errors
     }
+}
+
+/// The deadline of the next of so many plugins: a fair share of the time left, so that one that hangs leaves some to those
+/// after it. Addresses are released in whatever time is left, even none.
+fn share(deadline: Instant, plugins: u32) -> Instant {
+    let now = Instant::now();
+    now + deadline.saturating_duration_since(now) / plugins.max(1)
 }
 
 /// Whether there was nothing to delete, or the pod's own link stood in the way, is seen by the look-ups after it.
@@ -168,12 +196,18 @@ impl Operation<'_> {
     pub(super) fn tear_down_stored(&self, stored: &Stored, lock: &ContainerLock) -> Vec<CniError> {
         match stored {
             Stored::Whole(record) => {
+                locking::end_running(record);
                 let pod = self.namespace_of(record);
-                Teardown { hands: self.hands_for(record), lock: Some(lock), record, pod: pod.as_ref() }.run()
+                let path = self.path_for(record);
+                let hands = Hands { path: &path, ..self.hands() };
+                Teardown { hands, lock: Some(lock), record, pod: pod.as_ref(), records: &self.records }.run()
             }
             Stored::Damaged { key, problem } => {
                 tracing::warn!("record of container {} is damaged: {problem}", key.container_id);
-                self.release_by_name(key)
+                if self.request.container_id.as_ref().is_some_and(|id| id.as_str() == key.container_id) {
+                    self.undo_default_network(key);
+                }
+                by_name::release(&self.config.cni_dir, key, false, self.deadline)
             }
         }
     }
@@ -185,10 +219,10 @@ impl Operation<'_> {
     }
 
     /// The record's own plugin folders come after the request's: the program may have moved with an upgrade.
-    fn hands_for<'b>(&'b self, record: &'b Record) -> Hands<'b> {
-        let hands = self.hands();
-        let path = if hands.path.is_empty() { &record.path } else { hands.path };
-        Hands { path, ..hands }
+    pub(super) fn path_for(&self, record: &Record) -> Vec<PathBuf> {
+        let mut path = self.path.clone();
+        path.extend(record.path.iter().filter(|folder| !self.path.contains(folder)).cloned());
+        path
     }
 }
 

@@ -169,6 +169,7 @@ fn a_container_that_was_never_attached() {
     let (code, message) = node.call("CHECK", &sandbox, &config).error();
     assert_eq!(code, 3);
     assert!(message.contains("c1") && message.contains("musubi-network"), "{message}");
+    assert_untouched("CHECK", &node, &sandbox);
     node.call("DEL", &sandbox, &config).succeeded();
     assert_untouched("DEL", &node, &sandbox);
 }

@@ -4,8 +4,14 @@
 
 mod annotations;
 mod bad_input;
+mod demo;
+mod examples;
 mod explain;
+mod faults;
 mod multus;
+mod oracle;
 mod path;
 mod plan;
+mod scene;
+mod status;
 mod vm_smoke;

@@ -1,0 +1,69 @@
+//! Network-statuses that could not be written when ADD wanted to, of pods that can do without for a while: a mark for each
+//! below `<cniDir>/pending/`, so that whether there are any costs one look, and the writing of them later on.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use musubi_delegates::cni::{CniError, ContainerId, code};
+
+use super::add::statuses;
+use super::locking;
+use crate::record::{Key, Records, State, Stored};
+use crate::store::{Pod, Store};
+
+/// How long they rest between two tries.
+const INTERVAL: Duration = Duration::from_secs(10);
+/// How long a container that something else works on is waited for.
+const PATIENCE: Duration = Duration::from_millis(200);
+
+/// Marks a status as not written yet.
+///
+/// # Errors
+/// Code 5.
+pub(super) fn note(state_dir: &Path, key: &Key) -> Result<(), CniError> {
+    let mark = mark(state_dir, key);
+    let folder = state_dir.join("pending");
+    fs::create_dir_all(folder)
+        .and_then(|()| fs::write(&mark, ""))
+        .map_err(|e| CniError::new(code::IO, format!("write {}: {e}", mark.display())))
+}
+
+/// Whether there are some, and the last try is a while ago. If so, this is the next try.
+pub(super) fn is_due(state_dir: &Path) -> bool {
+    let has_some = fs::read_dir(state_dir.join("pending")).is_ok_and(|mut marks| marks.next().is_some());
+    has_some && super::gc::is_time(&state_dir.join("pending-tried"), INTERVAL)
+}
+
+/// Writes them. What is written, or is not wanted any more, loses its mark.
+#[must_use]
+pub fn write_all(state_dir: &Path, store: &dyn Store) -> Vec<CniError> {
+    let marks = fs::read_dir(state_dir.join("pending")).into_iter().flatten().flatten();
+    let keys = marks.filter_map(|mark| Key::of_file(mark.file_name().to_str()?));
+    keys.filter_map(|key| write(state_dir, store, &key).err()).collect()
+}
+
+fn write(state_dir: &Path, store: &dyn Store, key: &Key) -> Result<(), CniError> {
+    let container = ContainerId::parse(&key.container_id)?;
+    let lock = locking::take(state_dir, &container, Instant::now() + PATIENCE)?;
+    let records = Records::of(state_dir);
+    let stored = records.read(key)?;
+    if stored.is_none() {
+        lock.remove();
+    }
+    if let Some(Stored::Whole(mut record)) = stored
+        && let Some(pod) = record.pod.clone().filter(|_| record.status_pending && record.state == State::Attached)
+    {
+        let pod = Pod { namespace: pod.namespace, name: pod.name, uid: pod.uid, ..Pod::default() };
+        store.write_status(&pod, &statuses(&record)).map_err(|e| e.context(format!("pod {}", pod.key())))?;
+        record.status_pending = false;
+        records.write(&record, false)?;
+    }
+    // A mark that stays is looked at again, nothing more.
+    let _ = fs::remove_file(mark(state_dir, key));
+    Ok(())
+}
+
+fn mark(state_dir: &Path, key: &Key) -> PathBuf {
+    state_dir.join("pending").join(key.file_name())
+}

@@ -1,0 +1,78 @@
+//! Where we differ from the reference plugins (Debian's 1.1.1) on purpose: the only such list. An entry names one case, one
+//! fact and the reason; one that no longer differs fails the case's test.
+
+const L2_CHECK: &str = "layer 2 is checked too; the reference asks ipam, which there is none of";
+const KEPT: &str = "addresses outlive a link that goes down, as in plugins since 1.2";
+const NO_DETECTION: &str = "nothing is detected, the link-local address included, so no address is tentative after ADD";
+const NOTIFY: &str = "neighbours learn a new pod's MAC at once";
+const DNS_OF_IPAM: &str = "the dns that ipam returns reaches the result; the reference drops it";
+const ONLINK: &str = "all gateways are behind the one link, in its subnet or not";
+const MODES: &str = "only root reads who has which address, as in later plugins";
+const CNI_GATEWAY: &str = "GATEWAY counts for each address of its subnet; 1.1.1 passes over those of the configuration";
+
+/// Case, fact, reason.
+pub const WANTED: &[(&str, &str, &str)] = &[
+    // bridge
+    ("bridge: layer 2", "CHECK", L2_CHECK),
+    ("bridge: layer 2 by an empty ipam", "CHECK", L2_CHECK),
+    ("bridge: MAC of CNI_ARGS", "CHECK", L2_CHECK),
+    ("bridge: MAC of args.cni over CNI_ARGS", "CHECK", L2_CHECK),
+    ("bridge: MAC of runtimeConfig over both", "CHECK", L2_CHECK),
+    ("bridge: unknown CNI_ARGS ignored", "CHECK", L2_CHECK),
+    ("bridge: layer 2 in version 0.4.0", "CHECK", L2_CHECK),
+    ("bridge: layer 2 in version 1.0.0", "CHECK", L2_CHECK),
+    ("bridge: dual stack", "pod/eth0/sysctl/ipv6/keep_addr_on_down", KEPT),
+    ("bridge: enabledad", "pod/eth0/sysctl/ipv6/keep_addr_on_down", KEPT),
+    (
+        "bridge: static addresses",
+        "ADD",
+        "two gateways of one result are both put on the bridge; the reference takes the first for a stranger's",
+    ),
+    (
+        "bridge: routes with and without gateway",
+        "CHECK",
+        "the reference looks for the route without the gateway it gave it",
+    ),
+    (
+        "bridge: default route twice",
+        "ADD",
+        "one default route is enough; the reference adds it twice and fails (\"file exists\")",
+    ),
+    ("bridge: resolvConf", "result/dns/nameservers/0", DNS_OF_IPAM),
+    ("bridge: resolvConf", "result/dns/nameservers/1", DNS_OF_IPAM),
+    ("bridge: resolvConf", "result/dns/options/0", DNS_OF_IPAM),
+    ("bridge: resolvConf", "result/dns/options/1", DNS_OF_IPAM),
+    ("bridge: resolvConf", "result/dns/search/0", DNS_OF_IPAM),
+    ("bridge: resolvConf", "result/dns/search/1", DNS_OF_IPAM),
+    // macvlan
+    ("macvlan: layer 2", "pod/eth0/sysctl/ipv4/arp_notify", NOTIFY),
+    ("macvlan: layer 2", "pod/eth0/sysctl/ipv6/accept_dad", NO_DETECTION),
+    ("macvlan: layer 2", "pod/eth0/sysctl/ipv6/ndisc_notify", NOTIFY),
+    ("macvlan: mode bridge", "pod/eth0/sysctl/ipv6/accept_dad", NO_DETECTION),
+    ("macvlan: mode bridge", "pod/eth0/sysctl/ipv6/ndisc_notify", NOTIFY),
+    ("macvlan: dual stack", "pod/eth0/sysctl/ipv6/accept_dad", NO_DETECTION),
+    ("macvlan: dual stack", "pod/eth0/sysctl/ipv6/ndisc_notify", NOTIFY),
+    ("macvlan: dual stack", "pod/eth0/sysctl/ipv6/keep_addr_on_down", KEPT),
+    // ptp
+    ("ptp: IPv4", "pod/eth0/sysctl/ipv4/arp_notify", NOTIFY),
+    ("ptp: IPv4", "pod/eth0/sysctl/ipv6/accept_dad", NO_DETECTION),
+    ("ptp: dual stack with default routes", "pod/eth0/sysctl/ipv4/arp_notify", NOTIFY),
+    ("ptp: dual stack with default routes", "pod/eth0/sysctl/ipv6/accept_dad", NO_DETECTION),
+    ("ptp: dual stack with default routes", "pod/eth0/sysctl/ipv6/keep_addr_on_down", KEPT),
+    ("ptp: IPv6", "pod/eth0/route/::/0 via fd07::1", ONLINK),
+    ("ptp: dual stack with default routes", "pod/eth0/route/0.0.0.0/0 via 10.7.0.1", ONLINK),
+    ("ptp: dual stack with default routes", "pod/eth0/route/::/0 via fd07::1", ONLINK),
+    ("ptp: route by another gateway", "pod/eth0/route/10.50.0.0/16 via 10.7.0.9", ONLINK),
+    // host-local and static
+    ("host-local: one subnet", "after DEL/files/net/last_reserved_ip.0/mode", MODES),
+    ("host-local: one subnet", "files/net/10.7.0.2/mode", MODES),
+    ("host-local: one subnet", "files/net/last_reserved_ip.0/mode", MODES),
+    (
+        "host-local: a file that says \"\"",
+        "next",
+        "a file that a crash left empty is nobody's; the reference loses its address for good (plugins#498)",
+    ),
+    ("static: CNI_ARGS", "result/ips/0/gateway", CNI_GATEWAY),
+    ("static: CNI_ARGS of several", "result/ips/0/gateway", CNI_GATEWAY),
+    ("static: CNI_ARGS of several", "result/ips/1/gateway", CNI_GATEWAY),
+];
