@@ -569,6 +569,7 @@ mod tests {
             since: now(),
             args: String::new(),
             path: Vec::new(),
+            worker: None,
             running: None,
             failed_deletes: 0,
             status_pending: false,
