@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use musubi_delegates::cni::{CniError, CniResult, ContainerId, InterfaceName, NetworkName, Version, code};
 use musubi_delegates::delegate::{OwnedLink, Side};
 use musubi_delegates::netns::Identity;
+use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -414,7 +415,7 @@ impl Records {
                 }
                 written => written.inspect_err(|_| drop(fs::remove_file(&new)))?,
             }
-            fs::rename(&new, &file)?;
+            put_in_place(&new, &file)?;
             if durable {
                 fs::File::open(&file)?.sync_all()?;
                 fs::File::open(&self.folder)?.sync_all()?;
@@ -461,6 +462,16 @@ impl Records {
     /// Code 5.
     pub fn remove_orphan(&self, key: &Key) -> Result<(), CniError> {
         remove_file(&self.orphans.join(key.file_name()))
+    }
+}
+
+/// Gives a file the name of another, which it replaces. ext4 starts to write out what is renamed over a file
+/// (`auto_da_alloc`), and whoever removes that next waits for the disk, 5 ms and more; names that are exchanged are no such case.
+fn put_in_place(new: &Path, file: &Path) -> io::Result<()> {
+    match renameat2(AT_FDCWD, new, AT_FDCWD, file, RenameFlags::RENAME_EXCHANGE) {
+        Ok(()) => fs::remove_file(new),
+        // There was none before, or the filesystem cannot exchange names.
+        Err(_) => fs::rename(new, file),
     }
 }
 

@@ -1,5 +1,6 @@
 //! `musubi demo` as its users run it: as root, as nobody, on a machine that forbids it, in a cluster that somebody breaks,
 //! and on a kernel with every kind of interface.
+#![allow(clippy::unwrap_used, reason = "what is outside of test functions is part of a test, too")]
 
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Write};

@@ -2,9 +2,10 @@
 //! process ends, however it ends, the kernel takes all of it away.
 
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
@@ -35,33 +36,24 @@ fn leave() -> anyhow::Result<()> {
     let wanted = CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS;
     match unshare(wanted) {
         Ok(()) => Ok(()),
-        Err(Errno::EPERM) => become_root(wanted).map_err(|e| match e.downcast_ref::<Errno>() {
-            Some(errno) => forbidden(*errno),
-            None => e,
-        }),
+        Err(Errno::EPERM) => become_root().and_then(|()| Ok(unshare(wanted)?)).map_err(|e| forbidden(&e)),
         Err(errno) => bail!("cannot make network and mount namespaces: {}", errno.desc()),
     }
 }
 
-fn become_root(wanted: CloneFlags) -> anyhow::Result<()> {
+fn become_root() -> io::Result<()> {
     let (user, group) = (geteuid(), getegid());
     unshare(CloneFlags::CLONE_NEWUSER)?;
     // user_namespaces(7): the group map of an unprivileged process may be written only once setgroups(2) is given up.
-    for (file, text) in
-        [("setgroups", "deny".to_owned()), ("uid_map", format!("0 {user} 1")), ("gid_map", format!("0 {group} 1"))]
-    {
-        fs::write(Path::new("/proc/self").join(file), text)
-            .map_err(|e| e.raw_os_error().map_or_else(|| e.into(), |errno| Errno::from_raw(errno).into()))
-            .map_err(|e: anyhow::Error| e)?;
-    }
-    Ok(unshare(wanted)?)
+    fs::write("/proc/self/setgroups", "deny")?;
+    fs::write("/proc/self/uid_map", format!("0 {user} 1"))?;
+    fs::write("/proc/self/gid_map", format!("0 {group} 1"))
 }
 
-fn forbidden(errno: Errno) -> anyhow::Error {
-    anyhow::anyhow!(
-        "this machine refuses user namespaces ({}): run the demo as root, or allow them by `sysctl -w \
-         user.max_user_namespaces=10000` (on Debian also kernel.unprivileged_userns_clone=1, on Ubuntu \
-         kernel.apparmor_restrict_unprivileged_userns=0)",
-        errno.desc()
+fn forbidden(error: &io::Error) -> anyhow::Error {
+    anyhow!(
+        "this machine refuses user namespaces ({error}): run the demo as root (in a container: a privileged one), or \
+         allow them by `sysctl -w user.max_user_namespaces=10000` (on Debian also kernel.unprivileged_userns_clone=1, \
+         on Ubuntu kernel.apparmor_restrict_unprivileged_userns=0)"
     )
 }

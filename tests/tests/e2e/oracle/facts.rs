@@ -30,7 +30,7 @@ const PORT_STATE: u16 = 1;
 /// Numbers of a bridge that are settings: the rest are timers and identities.
 const BRIDGE_SETTINGS: [(u16, &str); 4] = [(5, "stp"), (7, "vlanFiltering"), (22, "mcastRouter"), (39, "defaultVlan")];
 
-/// Links, addresses, routes and sysctls of both namespaces, and the files of host-local.
+/// Links, addresses and routes of both namespaces, and the files of host-local.
 pub fn state(stage: &Stage) -> Facts {
     let mut facts = Facts::new();
     let (host, pod) = (Place::read(&stage.node.host), Place::read(&stage.sandbox.netns));
@@ -41,10 +41,18 @@ pub fn state(stage: &Stage) -> Facts {
         place.routes(prefix, &names, &mut facts);
         place.vlans(prefix, &names, &mut facts);
     }
+    files(&stage.node.reservations(), "files", &mut facts);
+    facts
+}
+
+/// The sysctls of every interface.
+pub fn settings(stage: &Stage) -> Facts {
+    let mut facts = Facts::new();
+    let (host, pod) = (Place::read(&stage.node.host), Place::read(&stage.sandbox.netns));
+    let names = Names::read(&host, &pod);
     for (prefix, netns, place) in [("host", &stage.node.host, &host), ("pod", &stage.sandbox.netns, &pod)] {
         sysctls(prefix, netns, place, &names, &mut facts);
     }
-    files(&stage.node.reservations(), "files", &mut facts);
     facts
 }
 

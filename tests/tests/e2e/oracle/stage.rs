@@ -142,6 +142,7 @@ pub fn extend(object: &mut Value, more: &Value) {
 fn keep_state_to_ourselves() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
+        std::fs::create_dir_all("/var/lib").expect("a folder");
         mount(Some("tmpfs"), "/var/lib", Some("tmpfs"), MsFlags::empty(), None::<&str>)
             .expect("a folder over /var/lib");
     });
