@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use musubi_delegates::cni::{CniError, ConfList, ConfigError, NetConf, NetworkName, Version, View};
+use musubi_delegates::registry;
 use serde_json::{Map, Value};
 
 /// Our plugin type, which no network of ours may hold.
@@ -152,6 +153,16 @@ impl Config {
             .map(|key| format!("configuration key \"{key}\" is not known and is ignored"))
             .collect();
         warnings.extend(without_effect(&view)?);
+        let native_delegates = native_delegates(&view)?;
+        warnings.extend(native_delegates.iter().flatten().filter(|t| !registry::BUNDLED.contains(&t.as_str())).map(
+            |t| {
+                let known = registry::BUNDLED.join(", ");
+                format!(
+                    "configuration key \"nativeDelegates\": \"{}\" is not bundled; bundled are {known}",
+                    t.escape_debug()
+                )
+            },
+        ));
         Ok(Self {
             name: conf.name()?.as_str().to_owned(),
             version: conf.version()?,
@@ -170,7 +181,7 @@ impl Config {
                 listed => listed.into_iter().collect(),
             },
             multus_namespace: text(&view, "multusNamespace")?.unwrap_or("kube-system").to_owned(),
-            native_delegates: native_delegates(&view)?,
+            native_delegates,
             legacy_cni_args: view.opt_bool("legacyCniArgs")?.unwrap_or(true),
             status_for: status_for(&view)?,
             timeout: Duration::from_secs(view.uint("timeoutSeconds", 1..=3600)?.unwrap_or(90)),
@@ -399,6 +410,10 @@ mod tests {
             (json!({"kubeconfig": "/k"}), "configuration key \"kubeconfig\" is ignored"),
             (json!({"defaultNetworks": ["a"]}), "configuration key \"defaultNetworks\" is ignored"),
             (json!({"clusterNetwork": "a"}), "configuration key \"delegates\" is ignored"),
+            (
+                json!({"nativeDelegates": ["bridge", "brige"]}),
+                "configuration key \"nativeDelegates\": \"brige\" is not bundled; bundled are bridge",
+            ),
             (json!({"logLevel": "loud"}), "configuration key \"logLevel\": \"loud\" is ignored; accepted are panic"),
         ];
         for (keys, expected) in rows {
