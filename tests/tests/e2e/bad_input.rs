@@ -14,7 +14,9 @@ type Manifest = (String, String);
 
 #[test]
 fn a_wrong_configuration_of_ours() {
-    let node = Node::new();
+    let mut node = Node::new();
+    // No plugins but ours: the reference ones would take over what ours do not serve.
+    node.cni_path = vec![node.folder().to_owned()];
     let base = node.config(&node.default_bridge());
     let with = |keys: Value| {
         let mut config = base.clone();
