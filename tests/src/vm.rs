@@ -165,6 +165,7 @@ impl Machine {
         let outcome = self.run(TEST_BINARY, &["--ignored", filter], timeout)?;
         ensure!(outcome.exit_code == 0, "tests failed in the virtual machine:\n{}", outcome.output);
         ensure!(!outcome.output.contains("\nrunning 0 tests\n"), "no ignored test of {name} matches {filter:?}");
+        keep_log(&outcome)?;
         Ok(outcome)
     }
 
@@ -185,6 +186,7 @@ impl Machine {
         let outcome = self.run(SHELL, &["-c", &script], timeout)?;
         ensure!(outcome.exit_code == 0, "tests of {package} failed in the virtual machine:\n{}", outcome.output);
         ensure!(!outcome.output.contains("\nrunning 0 tests\n"), "a test binary of {package} ran no test");
+        keep_log(&outcome)?;
         Ok(outcome)
     }
 
@@ -226,6 +228,14 @@ impl Machine {
             .spawn()
             .context("cannot run setpriv (Debian package util-linux)")
     }
+}
+
+/// Keeps what the tests in the machine printed, for `tests/check-conformance`: `cargo test` shows no output of a test that
+/// passes.
+fn keep_log(outcome: &Outcome) -> Result<()> {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/vm-tests.log");
+    let mut log = File::options().create(true).append(true).open(path).with_context(|| path.to_owned())?;
+    Ok(log.write_all(outcome.output.as_bytes())?)
 }
 
 /// Where the machine's two serial ports and QEMU's own complaints end.
