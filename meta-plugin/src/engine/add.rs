@@ -275,7 +275,10 @@ impl Adding<'_> {
         for (position, planned) in plan.attachments.iter().enumerate() {
             let result = self.network(planned, position, record)?;
             record.attachments[position].set_result(&result)?;
-            self.operation.records.write(record, false)?;
+            // Ours need not be on the disk before the end: an ADD that dies is undone as if all of them had been begun.
+            if planned.delegates.iter().any(|delegate| matches!(delegate.runs, Runs::External { .. })) {
+                self.operation.records.write(record, false)?;
+            }
         }
         default_route::select(self.sandbox, record)?;
         self.publish(record, pod)?;

@@ -137,7 +137,10 @@ impl Operation<'_> {
 
     fn run_default_network(&self, pod: Option<&Namespace>, key: &Key) -> Result<(), CniError> {
         let interface = self.request.interface()?;
-        let wanted = networks::default_only(&self.config, self.store.as_ref())?;
+        // A folder that cannot be read is no obstacle to what the configuration has in line.
+        let manifests = super::read_store(&self.config);
+        let store = manifests.as_deref().unwrap_or(self.store.as_ref());
+        let wanted = networks::default_only(&self.config, store)?;
         let plan = plan::plan(&self.config, wanted, interface)?;
         for planned in plan.attachments.iter().rev() {
             let Some(network) = &planned.list.name else { continue };

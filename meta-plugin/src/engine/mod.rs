@@ -86,13 +86,9 @@ fn tidy_up(config: &Config) {
 impl<'a> Operation<'a> {
     fn begin(request: &'a Request, config: Config, started: Instant) -> Result<Self, CniError> {
         let store: Box<dyn Store> = match (&config.manifest_dir, request.command) {
-            (None, _) => Box::new(NoStore),
-            // DEL depends on nothing but the record: a folder that cannot be read is no obstacle to it.
-            (Some(folder), Command::Del) => match DirectoryStore::read(folder) {
-                Ok(store) => Box::new(store),
-                Err(_) => Box::new(DirectoryStore::empty(folder)),
-            },
-            (Some(folder), _) => Box::new(DirectoryStore::read(folder)?),
+            // DEL depends on nothing but the record, and reads manifests only where there is none.
+            (Some(folder), Command::Del) => Box::new(DirectoryStore::empty(folder)),
+            _ => read_store(&config)?,
         };
         for warning in store.warnings() {
             tracing::warn!("{warning}");
@@ -138,6 +134,14 @@ impl<'a> Operation<'a> {
         }
         Ok(())
     }
+}
+
+/// The store of the configuration, its manifests read.
+fn read_store(config: &Config) -> Result<Box<dyn Store>, CniError> {
+    Ok(match &config.manifest_dir {
+        Some(folder) => Box::new(DirectoryStore::read(folder)?),
+        None => Box::new(NoStore),
+    })
 }
 
 fn not_ready(file: &Path, code: u32) -> CniError {

@@ -146,12 +146,15 @@ impl Teardown<'_> {
         }
         let mut seen = Vec::new();
         let mut errors = Vec::new();
+        if !self.record.is_of_this_boot() {
+            return errors;
+        }
         for owned in links {
             let namespace = match owned.side {
                 Side::Host => Some(self.hands.host),
                 Side::Pod => self.pod,
             };
-            let Some(namespace) = namespace.filter(|_| self.record.is_of_this_boot()) else { continue };
+            let Some(namespace) = namespace else { continue };
             if seen.contains(&(owned.side, owned.index)) {
                 continue;
             }

@@ -1,8 +1,5 @@
 //! The one integration-test binary: our program on real kernels, called as runtimes call it.
 
-// Clippy allows it in functions marked as tests; here what they share is a test's as well.
-#![allow(clippy::unwrap_used)]
-
 mod annotations;
 mod bad_input;
 mod concurrency;
@@ -11,8 +8,11 @@ mod examples;
 mod explain;
 mod faults;
 mod lifecycle;
+mod multus;
 mod oracle;
 mod path;
 mod plan;
 mod scene;
+mod status;
+mod vm_kinds;
 mod vm_smoke;

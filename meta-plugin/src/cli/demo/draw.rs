@@ -31,7 +31,11 @@ fn topology(lab: &Lab, pods: &[PodReport]) -> String {
         .map(|node| {
             let own = pods.iter().filter(|pod| pod.node == node.name);
             let inside = own.flat_map(pod_box).chain([format!(" eth0 {}", node.address)]);
-            framed(&node.name, NODE, inside)
+            let mut lines = framed(&node.name, NODE, inside);
+            if let Some(bottom) = lines.last_mut() {
+                *bottom = bottom.replacen("└───", "└──┬", 1);
+            }
+            lines
         })
         .collect();
     let height = boxes.iter().map(Vec::len).max().unwrap_or(0);
@@ -67,14 +71,9 @@ fn interface_lines(interface: &Interface) -> Vec<String> {
 
 fn framed(title: &str, width: usize, lines: impl IntoIterator<Item = String>) -> Vec<String> {
     let rule = "─".repeat(width.saturating_sub(title.chars().count() + 3));
-    let mut framed = vec![format!("┌─ {title} {rule}┐")];
-    framed.extend(lines.into_iter().map(|line| format!("│{}│", fit(&line, width))));
-    framed.push(format!("└──┬{}┘", "─".repeat(width.saturating_sub(3))));
-    if width != NODE {
-        framed.pop();
-        framed.push(format!("└{}┘", "─".repeat(width)));
-    }
-    framed
+    let top = format!("┌─ {title} {rule}┐");
+    let middle = lines.into_iter().map(|line| format!("│{}│", fit(&line, width)));
+    std::iter::once(top).chain(middle).chain([format!("└{}┘", "─".repeat(width))]).collect()
 }
 
 /// From below the first node to below the last.
@@ -161,8 +160,9 @@ fn remains(report: &Report) -> String {
     if report.leftovers.is_empty() {
         text.push_str("✓ nothing is left: links, addresses, rules, reservations, records and statuses are as before\n");
     }
-    for kept in &report.kept {
-        let _ = writeln!(text, "· stays, as with the reference plugin: {kept}");
+    if !report.kept.is_empty() {
+        let _ = writeln!(text, "· bridges without ports stay with their nodes, as with the reference plugin:");
+        let _ = writeln!(text, "  {}", report.kept.join(", "));
     }
     text
 }

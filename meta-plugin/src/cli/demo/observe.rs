@@ -84,11 +84,16 @@ fn interfaces(pod: &Pod, entries: &[NetworkStatus], networks: &[Network]) -> any
             name,
             network: entry.name.clone(),
             kind: network.map(|network| network.kind.clone()).unwrap_or_default(),
-            ips: ips.filter(|ip| !matches!(ip, IpAddr::V6(v6) if v6.is_unicast_link_local())).collect(),
+            ips: ips.filter(|ip| !is_link_local(*ip)).collect(),
             mac: link.mac.map(|mac| mac.to_string()).unwrap_or_default(),
         });
     }
     Ok(interfaces)
+}
+
+/// Whether it is an address that the kernel gives every IPv6 interface.
+pub(super) fn is_link_local(ip: IpAddr) -> bool {
+    matches!(ip, IpAddr::V6(v6) if v6.is_unicast_link_local())
 }
 
 /// Whether a packet can pass by design: a bridge is its own node's alone, but for the default network, whose parts the

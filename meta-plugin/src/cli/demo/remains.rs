@@ -6,10 +6,16 @@ use std::fs;
 use std::path::Path;
 
 use musubi_delegates::firewall;
-use musubi_delegates::netlink::Netlink;
+use musubi_delegates::netlink::{Link, Netlink};
 
 use super::lab::{Lab, Node, inside, open};
 use super::manifests::Network;
+use super::observe::is_link_local;
+
+/// `RTPROT_KERNEL`: the route belongs to an address.
+const MADE_BY_KERNEL: u8 = 2;
+/// How the line of a bridge without ports ends.
+const UNUSED_BRIDGE: &str = " (bridge, unused)";
 
 /// Links, rules and files of a cluster.
 #[derive(Debug, PartialEq, Eq)]
@@ -43,41 +49,56 @@ impl Snapshot {
 
     /// What is here and was not `before`, and what was and is not; `networks` name the bridges that stay.
     pub fn since(&self, before: &Self, networks: &[Network]) -> Remains {
-        let bridges: Vec<&str> =
-            networks.iter().filter(|n| n.kind == "bridge").filter_map(|n| n.bridge.as_deref()).collect();
-        let stays =
-            |line: &str| bridges.iter().any(|bridge| line.ends_with(&format!(": link {bridge} (bridge, unused)")));
         let mut remains = Remains::default();
         for line in self.0.difference(&before.0) {
-            let list = if stays(line) { &mut remains.kept } else { &mut remains.leftovers };
-            list.push(line.clone());
+            match bridge_that_stays(line, networks) {
+                Some(bridge) => remains.kept.push(bridge),
+                None => remains.leftovers.push(line.clone()),
+            }
         }
         remains.leftovers.extend(before.0.difference(&self.0).map(|line| format!("{line} is gone")));
         remains
     }
 }
 
+/// Node and name, if the line is of an unused bridge that a bridge network names.
+fn bridge_that_stays(line: &str, networks: &[Network]) -> Option<String> {
+    let (node, link) = line.split_once(": link ")?;
+    let name = link.strip_suffix(UNUSED_BRIDGE)?;
+    let is_of_network = networks.iter().any(|n| n.kind == "bridge" && n.bridge.as_deref() == Some(name));
+    is_of_network.then(|| format!("{node} {name}"))
+}
+
 fn node_lines(node: &Node) -> anyhow::Result<Vec<String>> {
-    let links = open(&node.namespace)?.netlink.links()?;
-    let is_used = |index: u32| links.iter().any(|link| link.master == Some(index));
-    let mut lines: Vec<String> = links
-        .iter()
-        .map(|link| match &link.kind {
-            Some(kind) if kind == "bridge" && !is_used(link.index) => format!("link {} ({kind}, unused)", link.name),
-            Some(kind) => format!("link {} ({kind})", link.name),
-            None => format!("link {}", link.name),
-        })
-        .collect();
+    let mut lines = network_lines(&open(&node.namespace)?.netlink)?;
     let owners = inside(&node.namespace, || {
         let nft = Netlink::netfilter()?;
         Ok([firewall::masqueraded_owners(&nft)?, firewall::spoof_checked_owners(&nft)?].concat())
     })?;
     lines.extend(owners.iter().map(|owner| format!("nf_tables rules of {owner}")));
-    // Names and folders of namespaces are the demo's own.
+    // Namespaces and the folders of their files are the demo's own.
     for folder in ["manifests", "reservations", "state"] {
         files_below(&node.folder, Path::new(folder), &mut lines)?;
     }
     Ok(lines.into_iter().map(|line| format!("{}: {line}", node.name)).collect())
+}
+
+/// Links, their addresses, and routes that the kernel has not made by itself. What is on a bridge without ports stays
+/// with it.
+fn network_lines(netlink: &Netlink) -> anyhow::Result<Vec<String>> {
+    let links = netlink.links()?;
+    let (unused, used): (Vec<&Link>, Vec<&Link>) =
+        links.iter().partition(|link| link.is_kind("bridge") && !links.iter().any(|l| l.master == Some(link.index)));
+    let mut lines: Vec<String> = unused.iter().map(|link| format!("link {}{UNUSED_BRIDGE}", link.name)).collect();
+    for Link { name, index, kind, .. } in used {
+        lines.push(format!("link {name} ({})", kind.as_deref().unwrap_or("device")));
+        // The kernel gives link-local addresses when it likes.
+        let addresses = netlink.addresses(*index)?.into_iter().filter(|a| !is_link_local(a.net.addr()));
+        lines.extend(addresses.map(|address| format!("address {} of {name}", address.net)));
+    }
+    let made = netlink.routes()?.into_iter().filter(|route| route.protocol != MADE_BY_KERNEL);
+    lines.extend(made.map(|route| format!("route to {} by interface {}", route.destination, route.interface)));
+    Ok(lines)
 }
 
 fn files_below(root: &Path, folder: &Path, lines: &mut Vec<String>) -> anyhow::Result<()> {
@@ -94,16 +115,15 @@ fn files_below(root: &Path, folder: &Path, lines: &mut Vec<String>) -> anyhow::R
     Ok(())
 }
 
-/// Files that say nothing of any pod: what our plugin and host-local lock, where host-local goes on counting, and which
-/// boot our plugin saw last.
+/// Files that say nothing of any pod: locks of what pods share and of the reservations, where host-local goes on
+/// counting, and which boot our plugin saw last. Locks of containers are in `state/locks`, and are to be gone.
 fn is_of_no_pod(file: &Path) -> bool {
     let name = file.file_name().unwrap_or_default().to_string_lossy();
-    let is_lock = file.starts_with("state/shared") && name.ends_with(".lock");
-    is_lock
-        || file == Path::new("state/boot")
-        || name == "lock"
-        || name == ".seal"
-        || name.starts_with("last_reserved_ip.")
+    let folder = file.parent().unwrap_or(file);
+    if [Path::new("state"), Path::new("state/shared")].contains(&folder) {
+        return name == "boot" || name.ends_with(".lock");
+    }
+    file.starts_with("reservations") && (name == "lock" || name.starts_with("last_reserved_ip."))
 }
 
 #[cfg(test)]
@@ -121,7 +141,7 @@ mod tests {
         let networks = [network("bridge", "cni0"), network("vxlan", "mbr7")];
         let before = snapshot(&["n: link eth0 (veth)"]);
         let cases: [(&str, &[&str], &[&str]); 6] = [
-            ("n: link cni0 (bridge, unused)", &[], &["n: link cni0 (bridge, unused)"]),
+            ("n: link cni0 (bridge, unused)", &[], &["n cni0"]),
             ("n: link cni0 (bridge)", &["n: link cni0 (bridge)"], &[]),
             ("n: link mbr7 (bridge, unused)", &["n: link mbr7 (bridge, unused)"], &[]),
             ("n: link veth1 (veth)", &["n: link veth1 (veth)"], &[]),
@@ -129,14 +149,28 @@ mod tests {
             ("n: link eth0 (veth)", &[], &[]),
         ];
         for (line, leftovers, kept) in cases {
-            let after = snapshot(&["n: link eth0 (veth)", line]);
-            let remains = after.since(&before, &networks);
-            assert_eq!(
-                (remains.leftovers, remains.kept),
-                (leftovers.iter().map(ToString::to_string).collect(), kept.iter().map(ToString::to_string).collect()),
-                "{line}"
-            );
+            let remains = snapshot(&["n: link eth0 (veth)", line]).since(&before, &networks);
+            assert_eq!(remains.leftovers, leftovers, "{line}");
+            assert_eq!(remains.kept, kept, "{line}");
         }
         assert_eq!(snapshot(&[]).since(&before, &networks).leftovers, ["n: link eth0 (veth) is gone"]);
+    }
+    #[test]
+    fn a_file_of_a_pod_is_not_mistaken_for_one_of_the_node() {
+        let cases = [
+            ("state/boot", true),
+            ("state/gc.lock", true),
+            ("state/shared/vxlan-100.lock", true),
+            ("reservations/blue/lock", true),
+            ("reservations/blue/last_reserved_ip.0", true),
+            ("reservations/blue/10.10.0.2", false),
+            ("state/locks/lock", false),
+            ("state/locks/demo-web.lock", false),
+            ("state/records/lock", false),
+            ("manifests/status/default/web.json", false),
+        ];
+        for (file, expected) in cases {
+            assert_eq!(is_of_no_pod(Path::new(file)), expected, "{file}");
+        }
     }
 }

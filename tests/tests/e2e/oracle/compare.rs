@@ -86,6 +86,9 @@ impl Case {
         let result = add.json();
         facts.extend(facts::result(&stage, &result));
         facts.extend(facts::state(&stage));
+        if self.thorough {
+            facts.extend(facts::settings(&stage));
+        }
         // A result is in no configuration before 0.3.0, and CHECK in none before 0.4.0.
         let version = self.conf["cniVersion"].as_str().expect("a version");
         let conf = if version < "0.3" { self.conf.clone() } else { with_result(&self.conf, &result) };
@@ -96,7 +99,7 @@ impl Case {
         facts.extend(facts::state(&stage).into_iter().map(|(key, value)| (format!("after DEL/{key}"), value)));
         facts.insert("DEL again".to_owned(), verdict(self.call(&stage, who, "DEL", &conf).ok));
         let modes = self.thorough && self.kind == "host-local";
-        facts.retain(|key, _| (self.thorough || !key.contains("/sysctl/")) && (modes || !key.ends_with("/mode")));
+        facts.retain(|key, _| modes || !key.ends_with("/mode"));
         facts
     }
 
@@ -109,8 +112,8 @@ fn verdict(ok: bool) -> String {
     if ok { "succeeds" } else { "fails" }.to_owned()
 }
 
-/// What is there now and was not before, but for what stays on purpose: a bridge and what it says of itself, the files
-/// that host-local keeps of an empty network, forwarding, and the sysctls of what is there.
+/// What is there now and was not before, but for what stays on purpose: a bridge and what it says of itself, and the
+/// files that host-local keeps of an empty network.
 pub fn left(now: &Facts, before: &Facts) -> Vec<String> {
     let is_bridge = |key: &str| {
         let device = key.split('/').take(2).collect::<Vec<_>>().join("/");
@@ -122,7 +125,6 @@ pub fn left(now: &Facts, before: &Facts) -> Vec<String> {
                 || key.ends_with("/mode")
                 || key.contains("/lock")
                 || key.contains("/last_reserved_ip"))
-            || key.contains("/sysctl/")
             || is_bridge(key)
     };
     let new = now.iter().filter(|(key, value)| before.get(*key) != Some(value) && !stays(key));

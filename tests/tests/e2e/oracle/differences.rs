@@ -7,6 +7,9 @@ const NO_DETECTION: &str = "nothing is detected, the link-local address included
 const NOTIFY: &str = "neighbours learn a new pod's MAC at once";
 const DNS_OF_IPAM: &str = "the dns that ipam returns reaches the result; the reference drops it";
 const ONLINK: &str = "all gateways are behind the one link, in its subnet or not";
+const VLAN_1: &str = "a port in another VLAN leaves the default one, as in later plugins (preserveDefaultVlan)";
+const ANY_MASTER: &str =
+    "CHECK knows a master by default route or by the chain, as ADD does; the reference wants it named";
 const MODES: &str = "only root reads who has which address, as in later plugins";
 const CNI_GATEWAY: &str = "GATEWAY counts for each address of its subnet; 1.1.1 passes over those of the configuration";
 
@@ -44,6 +47,10 @@ pub const WANTED: &[(&str, &str, &str)] = &[
     ("bridge: resolvConf", "result/dns/options/1", DNS_OF_IPAM),
     ("bridge: resolvConf", "result/dns/search/0", DNS_OF_IPAM),
     ("bridge: resolvConf", "result/dns/search/1", DNS_OF_IPAM),
+    ("bridge: VLAN 100", "host/<peer of eth0>/vlan/1-1", VLAN_1),
+    ("bridge: VLAN 100 with gateway", "host/<peer of eth0>/vlan/1-1", VLAN_1),
+    ("bridge: VLAN 100 with gateway", "host/<peer of br0.100>/vlan/1-1", VLAN_1),
+    ("bridge: VLAN 100 with gateway", "after DEL/host/<peer of br0.100>/vlan/1-1", VLAN_1),
     // macvlan
     ("macvlan: layer 2", "pod/eth0/sysctl/ipv4/arp_notify", NOTIFY),
     ("macvlan: layer 2", "pod/eth0/sysctl/ipv6/accept_dad", NO_DETECTION),
@@ -53,15 +60,26 @@ pub const WANTED: &[(&str, &str, &str)] = &[
     ("macvlan: dual stack", "pod/eth0/sysctl/ipv6/accept_dad", NO_DETECTION),
     ("macvlan: dual stack", "pod/eth0/sysctl/ipv6/ndisc_notify", NOTIFY),
     ("macvlan: dual stack", "pod/eth0/sysctl/ipv6/keep_addr_on_down", KEPT),
+    // ipvlan
+    ("ipvlan: mode l2", "pod/eth0/sysctl/ipv6/accept_dad", NO_DETECTION),
+    ("ipvlan: mode l2", "pod/eth0/sysctl/ipv6/ndisc_notify", NOTIFY),
+    ("ipvlan: dual stack", "pod/eth0/sysctl/ipv6/accept_dad", NO_DETECTION),
+    ("ipvlan: dual stack", "pod/eth0/sysctl/ipv6/ndisc_notify", NOTIFY),
+    ("ipvlan: dual stack", "pod/eth0/sysctl/ipv6/keep_addr_on_down", KEPT),
+    ("ipvlan: master by default route", "CHECK", ANY_MASTER),
+    ("ipvlan: addresses and master of the plugin before", "CHECK", ANY_MASTER),
+    // vlan
+    ("vlan: IPv4", "pod/eth0/sysctl/ipv4/arp_notify", NOTIFY),
+    ("vlan: IPv4", "pod/eth0/sysctl/ipv6/accept_dad", NO_DETECTION),
+    ("vlan: dual stack", "pod/eth0/sysctl/ipv4/arp_notify", NOTIFY),
+    ("vlan: dual stack", "pod/eth0/sysctl/ipv6/accept_dad", NO_DETECTION),
+    ("vlan: dual stack", "pod/eth0/sysctl/ipv6/keep_addr_on_down", KEPT),
     // ptp
     ("ptp: IPv4", "pod/eth0/sysctl/ipv4/arp_notify", NOTIFY),
     ("ptp: IPv4", "pod/eth0/sysctl/ipv6/accept_dad", NO_DETECTION),
     ("ptp: dual stack with default routes", "pod/eth0/sysctl/ipv4/arp_notify", NOTIFY),
     ("ptp: dual stack with default routes", "pod/eth0/sysctl/ipv6/accept_dad", NO_DETECTION),
     ("ptp: dual stack with default routes", "pod/eth0/sysctl/ipv6/keep_addr_on_down", KEPT),
-    ("ptp: IPv6", "pod/eth0/route/::/0 via fd07::1", ONLINK),
-    ("ptp: dual stack with default routes", "pod/eth0/route/0.0.0.0/0 via 10.7.0.1", ONLINK),
-    ("ptp: dual stack with default routes", "pod/eth0/route/::/0 via fd07::1", ONLINK),
     ("ptp: route by another gateway", "pod/eth0/route/10.50.0.0/16 via 10.7.0.9", ONLINK),
     // host-local and static
     ("host-local: one subnet", "after DEL/files/net/last_reserved_ip.0/mode", MODES),
@@ -76,3 +94,17 @@ pub const WANTED: &[(&str, &str, &str)] = &[
     ("static: CNI_ARGS of several", "result/ips/0/gateway", CNI_GATEWAY),
     ("static: CNI_ARGS of several", "result/ips/1/gateway", CNI_GATEWAY),
 ];
+
+#[test]
+fn each_is_of_a_case_that_runs() {
+    use super::{bridge, in_vm, ipam, kinds, versions};
+    let tables = [bridge::TABLES, in_vm::TABLES, ipam::TABLES, kinds::TABLES, versions::TABLES].concat();
+    let mut names: Vec<String> = tables.iter().flat_map(|table| table()).map(|case| case.name).collect();
+    names.extend(ipam::CONTENTS.iter().map(|content| ipam::case_of(content)));
+    let unknown: Vec<&str> =
+        WANTED.iter().map(|(case, _, _)| *case).filter(|case| !names.iter().any(|name| name == case)).collect();
+    assert_eq!(unknown, Vec::<&str>::new());
+    names.sort();
+    let doubles: Vec<&[String]> = names.windows(2).filter(|pair| pair[0] == pair[1]).collect();
+    assert_eq!(doubles, Vec::<&[String]>::new(), "two cases of one name share their differences");
+}

@@ -6,6 +6,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
+use musubi_delegates::firewall;
 use musubi_delegates::netlink::{Link, Netlink};
 use musubi_tests::netns::Netns;
 use nix::libc;
@@ -30,7 +31,7 @@ const PORT_STATE: u16 = 1;
 /// Numbers of a bridge that are settings: the rest are timers and identities.
 const BRIDGE_SETTINGS: [(u16, &str); 4] = [(5, "stp"), (7, "vlanFiltering"), (22, "mcastRouter"), (39, "defaultVlan")];
 
-/// Links, addresses, routes and sysctls of both namespaces, and the files of host-local.
+/// Links, addresses and routes of both namespaces, and the files of host-local.
 pub fn state(stage: &Stage) -> Facts {
     let mut facts = Facts::new();
     let (host, pod) = (Place::read(&stage.node.host), Place::read(&stage.sandbox.netns));
@@ -41,10 +42,33 @@ pub fn state(stage: &Stage) -> Facts {
         place.routes(prefix, &names, &mut facts);
         place.vlans(prefix, &names, &mut facts);
     }
+    files(&stage.node.reservations(), "files", &mut facts);
+    facts.extend(rules(stage));
+    facts
+}
+
+/// Whom our tables of nf_tables have rules for.
+pub fn rules(stage: &Stage) -> Facts {
+    let owners = stage.node.host.enter(|| {
+        let nft = Netlink::netfilter().expect("a netlink socket");
+        let masqueraded = firewall::masqueraded_owners(&nft).expect("rules");
+        (masqueraded, firewall::spoof_checked_owners(&nft).expect("rules"))
+    });
+    let mut facts = Facts::new();
+    for (what, owners) in [("masquerade", owners.0), ("spoof check", owners.1)] {
+        facts.extend(owners.iter().map(|owner| (format!("host/rules/{what}/{owner}"), "there".to_owned())));
+    }
+    facts
+}
+
+/// The sysctls of every interface.
+pub fn settings(stage: &Stage) -> Facts {
+    let mut facts = Facts::new();
+    let (host, pod) = (Place::read(&stage.node.host), Place::read(&stage.sandbox.netns));
+    let names = Names::read(&host, &pod);
     for (prefix, netns, place) in [("host", &stage.node.host, &host), ("pod", &stage.sandbox.netns, &pod)] {
         sysctls(prefix, netns, place, &names, &mut facts);
     }
-    files(&stage.node.reservations(), "files", &mut facts);
     facts
 }
 
