@@ -1,5 +1,8 @@
 //! The one integration-test binary: our program on real kernels, called as runtimes call it.
 
+// Clippy allows it in functions marked as tests; here what they share is a test's as well.
+#![allow(clippy::unwrap_used)]
+
 mod annotations;
 mod bad_input;
 mod concurrency;
