@@ -35,16 +35,17 @@ const STEPS: &[Step] = &[
             let mut other = scene.node.bridge("br-green", "other", "10.3.0.0/24");
             other["ipam"]["gateway"] = "10.3.0.77".into();
             let keeper = Sandbox::new("keeper", "");
-            let output = scene.node.delegate("bridge", "ADD", &keeper, "eth0", &other);
+            let config = scene.node.config(&other);
+            let output = scene.node.call("ADD", &keeper, &config);
             assert!(output.ok, "{}", output.stdout);
-            scene.node.delegate("bridge", "DEL", &keeper, "eth0", &other).succeeded();
+            scene.node.call("DEL", &keeper, &config).succeeded();
         },
         100,
         &["default/green", "net2", "br-green", "10.3.0.77"],
         &[],
     ),
     (
-        "requested address taken",
+        "requested address is the gateway",
         |scene, _| {
             let mut green = scene.node.bridge("br-green", "green", "10.3.0.0/24");
             green["capabilities"] = json!({"ips": true});
