@@ -167,6 +167,9 @@ impl Delegate for Bridge {
             }
         }
         self.check_vlans(at, &port)?;
+        if self.is_gateway {
+            self.device.check_gateways(at, &bridge, self.vlan, result)?;
+        }
         self.check_rules(at, &port, &inside, result)
     }
 
@@ -186,8 +189,8 @@ impl Delegate for Bridge {
     }
 
     fn gc(&self, cx: &Context<'_>, valid: &[ValidAttachment]) -> Result<(), CniError> {
-        firewall::gc(cx.network, valid)?;
-        interface::ipam_gc(self.ipam.as_ref(), cx, valid)
+        let rules = firewall::gc(cx.network, valid);
+        rules.and(interface::ipam_gc(self.ipam.as_ref(), cx, valid))
     }
 }
 
@@ -223,7 +226,7 @@ impl Bridge {
         let [outside, inside] = pair.interfaces(at);
         let fitting = Fitting {
             ipam: self.ipam.as_ref(),
-            interfaces: vec![veth::interface(bridge, String::new()), outside, inside],
+            interfaces: vec![interface::described(bridge, String::new()), outside, inside],
             position: POD,
             settings: self.settings,
         };
@@ -260,7 +263,7 @@ impl Bridge {
         let gateway_interface = match self.vlan {
             Some(vlan) => {
                 let link = self.device.ensure_vlan_interface(at, bridge, vlan)?;
-                result.interfaces.push(veth::interface(&link, String::new()));
+                result.interfaces.push(interface::described(&link, String::new()));
                 link
             }
             None => bridge.clone(),
@@ -288,47 +291,21 @@ impl Bridge {
     }
 
     fn check_rules(&self, at: &Attachment<'_>, port: &Link, inside: &Link, result: &CniResult) -> Result<(), CniError> {
-        if !self.spoof_check && !self.ip_masq {
-            return Ok(());
-        }
-        let nft = Netlink::netfilter()?;
-        let owner = Owner::of(at);
-        let lost = |what| {
-            Err(CniError::new(
-                code::DELEGATE,
-                format!("the {what} rules of interface \"{}\" are gone from nf_tables", at.interface),
-            )
-            .with_details(
-                "another program took them away, for example by flushing the ruleset; a new ADD puts them back",
-            ))
-        };
         if self.spoof_check
             && let Some(mac) = inside.mac
-            && !firewall::is_spoof_checked(&nft, &owner, &port.name, mac)?
         {
-            return lost("spoof check");
+            firewall::verify_spoof_check(at, &port.name, mac)?;
         }
-        let position = result.interfaces.iter().position(|i| i.name == at.interface.as_str() && !i.sandbox.is_empty());
-        let addresses = configure::own_addresses(result, position.unwrap_or(POD));
-        if self.ip_masq && !firewall::is_masqueraded(&nft, &owner, &addresses)? {
-            return lost("masquerade");
+        if self.ip_masq {
+            let position = configure::position(result, at.interface.as_str()).unwrap_or(POD);
+            firewall::verify_masquerade(at, &configure::own_addresses(result, position))?;
         }
         Ok(())
     }
 
     /// Takes the rules away by their owner, whether or not the pod is still there.
     fn forget_rules(&self, owner: &Owner) -> Result<(), CniError> {
-        if !self.spoof_check && !self.ip_masq {
-            return Ok(());
-        }
-        let nft = Netlink::netfilter()?;
-        if self.spoof_check {
-            firewall::uncheck_spoofing(&nft, owner)?;
-        }
-        if self.ip_masq {
-            firewall::unmasquerade(&nft, owner)?;
-        }
-        Ok(())
+        if self.spoof_check || self.ip_masq { firewall::forget(owner) } else { Ok(()) }
     }
 }
 

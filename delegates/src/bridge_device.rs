@@ -10,7 +10,7 @@ use nix::errno::Errno;
 
 use crate::cni::{CniError, CniResult, code};
 use crate::configure;
-use crate::delegate::Context;
+use crate::delegate::{Attachment, Context};
 use crate::netlink::link::data_u8;
 use crate::netlink::vlan::VlanMembership;
 use crate::netlink::{Link, LinkChange, MacAddress, NewLink, address};
@@ -219,6 +219,39 @@ impl BridgeDevice {
             return Err(CniError::new(code::DELEGATE, format!("bridge \"{}\" is {what}", self.name)));
         }
         self.accept(link)
+    }
+
+    /// CHECK of the gateways that a result names: their addresses are on the bridge, or on its interface in a VLAN.
+    ///
+    /// # Errors
+    /// The first that is not.
+    pub fn check_gateways(
+        &self,
+        at: &Attachment<'_>,
+        bridge: &Link,
+        vlan: Option<u16>,
+        result: &CniResult,
+    ) -> Result<(), CniError> {
+        let netlink = &at.host.netlink;
+        let lost = |what: String| CniError::new(code::DELEGATE, what);
+        let name = vlan.map(|vlan| self.vlan_interface(vlan));
+        let index = match &name {
+            Some(name) => {
+                let link = netlink.link_by_name(name)?.filter(Link::is_up);
+                link.ok_or_else(|| lost(format!("interface \"{name}\" is gone or down")))?.index
+            }
+            None => bridge.index,
+        };
+        let present = netlink.addresses(index)?;
+        let own = configure::position(result, at.interface.as_str()).and_then(|position| i64::try_from(position).ok());
+        let mut gateways = result.ips.iter().filter(|ip| ip.interface == own).filter_map(|ip| ip.gateway);
+        match gateways.find(|gateway| !present.iter().any(|address| address.net.addr() == *gateway)) {
+            Some(gateway) => {
+                let holder = name.map_or(format!("bridge \"{}\"", bridge.name), |name| format!("interface \"{name}\""));
+                Err(lost(format!("{holder} has lost the gateway address {gateway}")))
+            }
+            None => Ok(()),
+        }
     }
 
     /// STATUS of the bridge: a missing one would be made, one of another kind is in the way.

@@ -145,6 +145,12 @@ fn number<T: TryFrom<i64>>(route: &ResultRoute, key: &str, value: Option<i64>) -
         .transpose()
 }
 
+/// The place of a pod's interface in a result.
+#[must_use]
+pub fn position(result: &CniResult, name: &str) -> Option<usize> {
+    result.interfaces.iter().position(|interface| interface.name == name && !interface.sandbox.is_empty())
+}
+
 /// The addresses of a result that belong to the interface at `position`.
 #[must_use]
 pub fn own_addresses(result: &CniResult, position: usize) -> Vec<IpNet> {
@@ -235,8 +241,7 @@ pub fn verify(pod: &Namespace, name: &str, kind: &str, result: &CniResult) -> Re
     if !link.is_kind(kind) {
         return Err(differs(format!("is a {}, not a {kind}", link.kind.as_deref().unwrap_or("physical interface"))));
     }
-    let position = result.interfaces.iter().position(|i| i.name == name && !i.sandbox.is_empty());
-    let Some(position) = position else {
+    let Some(position) = position(result, name) else {
         return Err(differs("is not in the result of ADD (prevResult)".to_owned()));
     };
     let expected = result.interfaces[position].mac.as_str();

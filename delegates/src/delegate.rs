@@ -134,10 +134,12 @@ impl OwnedLink {
         }
     }
 
-    /// Whether a link the kernel tells of is this one. The name does not count: a pod may rename its own links.
+    /// Whether a link the kernel tells of is this one. In a pod the name does not count: it may rename its own links. On
+    /// the host it does: an index and a peer's index may come again with other links, a random name does not.
     #[must_use]
     pub fn is(&self, link: &Link) -> bool {
         self.index == link.index
+            && (self.side == Side::Pod || self.name == link.name)
             && link.kind.as_deref().unwrap_or_default() == self.kind
             && (self.peer.is_none() || self.peer == link.parent)
     }
@@ -207,5 +209,32 @@ impl From<netlink::Error> for CniError {
     /// A kernel refusal inside a delegate is code 100; the errno and the kernel's words stay in the message.
     fn from(error: netlink::Error) -> Self {
         Self::new(code::DELEGATE, error.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_link_is_known_again_by_what_another_in_its_place_would_not_share() {
+        let made = Link {
+            index: 7,
+            name: "veth0a1b2c3d".to_owned(),
+            kind: Some("veth".to_owned()),
+            parent: Some(2),
+            ..Link::default()
+        };
+        let cases: [(&str, Link, [bool; 2]); 5] = [
+            ("itself", made.clone(), [true, true]),
+            ("renamed", Link { name: "eth9".to_owned(), ..made.clone() }, [false, true]),
+            ("of another kind", Link { kind: Some("vxlan".to_owned()), ..made.clone() }, [false, false]),
+            ("with another peer", Link { parent: Some(3), ..made.clone() }, [false, false]),
+            ("of another index", Link { index: 8, ..made.clone() }, [false, false]),
+        ];
+        for (what, link, expected) in cases {
+            let is = [Side::Host, Side::Pod].map(|side| OwnedLink::of(side, &made).is(&link));
+            assert_eq!(is, expected, "{what}, on the host and in the pod");
+        }
     }
 }

@@ -12,8 +12,9 @@ use std::fmt;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
+use nix::errno::Errno;
 
-use crate::cni::{CniError, ConfigError, NetworkName, ValidAttachment, View};
+use crate::cni::{CniError, ConfigError, NetworkName, ValidAttachment, View, code};
 use crate::delegate::Attachment;
 use crate::netlink::address::ip_bytes;
 use crate::netlink::nftables::{BaseChain, COMMENT_MAX, Expressions, Family, JumpMap, Layer, Register, Table};
@@ -189,12 +190,21 @@ pub fn spoof_checked_owners(nft: &Netlink) -> Result<Vec<Owner>> {
     SPOOF_CHECK.owners(nft)
 }
 
+/// Takes away whatever the owner has; what is gone already, or was never there, is no error.
+///
+/// # Errors
+/// Code 100: the kernel's refusal; both are tried.
+pub fn forget(owner: &Owner) -> std::result::Result<(), CniError> {
+    let Some(nft) = open_if_known()? else { return Ok(()) };
+    Ok(unmasquerade(&nft, owner).and(uncheck_spoofing(&nft, owner))?)
+}
+
 /// Takes away what is still there for attachments to this network other than the valid ones.
 ///
 /// # Errors
 /// Code 100: the kernel's refusal.
 pub fn gc(network: &NetworkName, valid: &[ValidAttachment]) -> std::result::Result<(), CniError> {
-    let nft = Netlink::netfilter()?;
+    let Some(nft) = open_if_known()? else { return Ok(()) };
     let valid: BTreeSet<Owner> =
         valid.iter().map(|v| Owner::new(&v.container_id, network.as_str(), &v.interface)).collect();
     let is_stale = |owner: &Owner| owner.is_in_network(network.as_str()) && !valid.contains(owner);
@@ -219,6 +229,42 @@ pub fn parse_backend(view: &View<'_>) -> std::result::Result<(), ConfigError> {
             "\"iptables\" is served by the bridge and ptp plugins alone; \"nftables\" is accepted here",
         )),
         Some(_) => Err(view.error("ipMasqBackend", "must be \"nftables\" or \"iptables\"")),
+    }
+}
+
+/// CHECK of an attachment's masquerading.
+///
+/// # Errors
+/// Code 100: some of it is gone.
+pub fn verify_masquerade(at: &Attachment<'_>, addresses: &[IpNet]) -> std::result::Result<(), CniError> {
+    let kept = is_masqueraded(&Netlink::netfilter()?, &Owner::of(at), addresses)?;
+    if kept { Ok(()) } else { Err(lost(at, "masquerade")) }
+}
+
+/// CHECK of an attachment's spoof check.
+///
+/// # Errors
+/// Code 100: it is gone, or for another interface or MAC.
+pub fn verify_spoof_check(
+    at: &Attachment<'_>,
+    host_interface: &str,
+    mac: MacAddress,
+) -> std::result::Result<(), CniError> {
+    let kept = is_spoof_checked(&Netlink::netfilter()?, &Owner::of(at), host_interface, mac)?;
+    if kept { Ok(()) } else { Err(lost(at, "spoof check")) }
+}
+
+fn lost(at: &Attachment<'_>, what: &str) -> CniError {
+    let problem = format!("the {what} rules of interface \"{}\" are gone from nf_tables", at.interface);
+    CniError::new(code::DELEGATE, problem)
+        .with_details("another program took them away, for example by flushing the ruleset; a new ADD puts them back")
+}
+
+/// A netfilter socket; `None` on a kernel that has no netfilter, and therefore no rules either.
+fn open_if_known() -> Result<Option<Netlink>> {
+    match Netlink::netfilter() {
+        Err(e) if e.errno == Errno::EPROTONOSUPPORT => Ok(None),
+        opened => opened.map(Some),
     }
 }
 

@@ -146,11 +146,10 @@ pub fn create_in_pod(
             parent.netlink.request(describe(&temporary)).map_err(&refused)?;
             let link = born(pod, &temporary)?;
             let rename = LinkChange::of(link.index, format!("name interface \"{wanted}\"")).name(wanted);
-            if let Err(error) = pod.netlink.request(rename.request()) {
-                pod.netlink.delete_link(link.index, &temporary)?;
-                return Err(error.into());
+            match pod.netlink.request(rename.request()) {
+                Ok(()) => Ok(Link { name: wanted.to_owned(), ..link }),
+                Err(error) => Err(undone(error.into(), OwnedLink::of(Side::Pod, &link).delete(pod))),
             }
-            Ok(Link { name: wanted.to_owned(), ..link })
         }
         Err(e) if e.errno == Errno::EEXIST => Err(taken(wanted)),
         Err(e) => Err(refused(e)),
@@ -229,12 +228,32 @@ pub fn complete(
     match body() {
         Ok(result) => Ok(Added { result, links }),
         Err(error) => {
-            let undo = links.iter().rev().try_for_each(|link| match link.side {
-                Side::Host => link.delete(at.host),
-                Side::Pod => at.pod.map_or(Ok(()), |pod| link.delete(pod)),
-            });
+            let undo = delete_links(at, links.iter().rev());
             Err(undone(error, undo))
         }
+    }
+}
+
+/// Deletes links by index, each on its side; those in a pod that is gone went with it. All are tried.
+///
+/// # Errors
+/// The first that the kernel refuses to delete.
+pub fn delete_links<'a>(at: &Attachment<'_>, links: impl Iterator<Item = &'a OwnedLink>) -> Result<(), CniError> {
+    let delete = |link: &OwnedLink| match link.side {
+        Side::Host => link.delete(at.host),
+        Side::Pod => at.pod.map_or(Ok(()), |pod| link.delete(pod)),
+    };
+    links.map(delete).fold(Ok(()), Result::and)
+}
+
+/// A link as an interface of a result; `sandbox` is empty for one on the host.
+#[must_use]
+pub fn described(link: &Link, sandbox: String) -> Interface {
+    Interface {
+        name: link.name.clone(),
+        mac: link.mac.map(|mac| mac.to_string()).unwrap_or_default(),
+        sandbox,
+        ..Interface::default()
     }
 }
 

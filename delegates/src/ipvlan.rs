@@ -8,7 +8,6 @@ use crate::interface::{self, Fitting};
 use crate::ipam::Ipam;
 use crate::netlink::link::data_u16;
 use crate::on_master::{self, Kind, Master};
-use crate::veth;
 
 const KIND: Kind = Kind { name: "ipvlan", title: "ipvlan", module: "ipvlan" };
 /// `IFLA_IPVLAN_MODE`.
@@ -83,7 +82,7 @@ impl Delegate for Ipvlan {
         interface::complete(at, vec![OwnedLink::of(Side::Pod, &link)], || {
             let fitting = Fitting {
                 ipam: self.ipam.as_ref(),
-                interfaces: vec![veth::interface(&link, at.sandbox())],
+                interfaces: vec![interface::described(&link, at.sandbox())],
                 position: 0,
                 settings: Settings { announce_v6: true, ..Settings::default() },
             };

@@ -1,4 +1,15 @@
 //! The hands: the CNI protocol, netlink, IPAM, one file per kind of interface, and the exec of external plugins.
+//!
+//! A module uses those of its own floor and of the floors below it, never one above:
+//!
+//! 1. words and bytes: [`cni`], [`netlink`], [`random`], `sys` (the only `unsafe`)
+//! 2. a namespace and what is in it: [`netns`], [`configure`] (addresses, routes, sysctls), [`shared`] (locks)
+//! 3. what a delegate is: [`delegate`] (the trait), [`external`] (exec of a plugin)
+//! 4. what delegates ask for: [`ipam`], [`firewall`] (nf_tables)
+//! 5. what kinds share: [`interface`], then [`veth`], [`on_master`], [`bridge_device`], [`vxlan_device`]
+//! 6. the kinds: [`bridge`], [`macvlan`], [`ipvlan`], [`vlan`], [`vxlan`], [`ptp`], [`loopback`]; [`remains`] is what DEL
+//!    can do when a configuration is no longer any of them
+//! 7. [`registry`] (type → delegate, native or external), and on it [`standalone`] (one type as a plugin of its own)
 
 pub mod bridge;
 pub mod bridge_device;

@@ -9,7 +9,6 @@ use crate::ipam::Ipam;
 use crate::netlink::link::data_u32;
 use crate::netlink::{Link, LinkChange, MacAddress};
 use crate::on_master::{self, Kind, Master};
-use crate::veth;
 
 const KIND: Kind = Kind { name: "macvlan", title: "macvlan", module: "macvlan" };
 /// `IFLA_MACVLAN_MODE`.
@@ -103,7 +102,7 @@ impl Delegate for Macvlan {
             let link = with_mac(at, link.clone(), mac)?;
             let fitting = Fitting {
                 ipam: self.ipam.as_ref(),
-                interfaces: vec![veth::interface(&link, at.sandbox())],
+                interfaces: vec![interface::described(&link, at.sandbox())],
                 position: 0,
                 settings: Settings { announce_v6: true, ..Settings::default() },
             };

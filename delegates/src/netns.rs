@@ -83,7 +83,7 @@ impl Namespace {
                 setns(&file, CloneFlags::CLONE_NEWNET)?;
                 Handles::open()
             };
-            match scope.spawn(enter).join() {
+            match std::thread::Builder::new().spawn_scoped(scope, enter)?.join() {
                 Ok(handles) => handles,
                 Err(_) => Err(io::Error::other("the thread that entered it failed")),
             }
@@ -169,7 +169,11 @@ impl Handles {
         Ok(Self {
             netlink: Netlink::route().map_err(|e| io::Error::from(e.errno))?,
             ipv4: File::open("/proc/sys/net/ipv4/conf")?.into(),
-            ipv6: File::open("/proc/sys/net/ipv6/conf").ok().map(Into::into),
+            ipv6: match File::open("/proc/sys/net/ipv6/conf") {
+                Ok(folder) => Some(folder.into()),
+                Err(e) if e.kind() == ErrorKind::NotFound => None,
+                Err(e) => return Err(e),
+            },
         })
     }
 }

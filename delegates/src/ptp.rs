@@ -64,8 +64,7 @@ impl Delegate for Ptp {
         if !inside.is_up() {
             return differs(format!("interface \"{}\" is down", at.interface));
         }
-        let position = result.interfaces.iter().position(|i| i.name == at.interface.as_str() && !i.sandbox.is_empty());
-        let position = position.unwrap_or(POD);
+        let position = configure::position(result, at.interface.as_str()).unwrap_or(POD);
         let inner = configure::gateway_routes(result, inside.index, position);
         if let Some(lost) = first_missing(&pod.netlink, &inner)? {
             return differs(format!("interface \"{}\" has lost its route to {lost}", at.interface));
@@ -85,15 +84,7 @@ impl Delegate for Ptp {
             ));
         }
         let addresses = configure::own_addresses(result, position);
-        if self.ip_masq && !firewall::is_masqueraded(&Netlink::netfilter()?, &Owner::of(at), &addresses)? {
-            return differs(format!("the masquerade rules of interface \"{}\" are gone from nf_tables", at.interface))
-                .map_err(|e: CniError| {
-                    e.with_details(
-                        "another program took them away, for example by flushing the ruleset; a new ADD puts them back",
-                    )
-                });
-        }
-        Ok(())
+        if self.ip_masq { firewall::verify_masquerade(at, &addresses) } else { Ok(()) }
     }
 
     fn detach(&self, at: &Attachment<'_>) -> Result<Vec<OwnedLink>, CniError> {
@@ -111,8 +102,8 @@ impl Delegate for Ptp {
     }
 
     fn gc(&self, cx: &Context<'_>, valid: &[ValidAttachment]) -> Result<(), CniError> {
-        firewall::gc(cx.network, valid)?;
-        self.ipam.gc(cx, valid)
+        let rules = firewall::gc(cx.network, valid);
+        rules.and(self.ipam.gc(cx, valid))
     }
 }
 
@@ -140,10 +131,7 @@ impl Ptp {
 
     /// Takes the rules away by their owner, whether or not the pod is still there.
     fn forget_rules(&self, at: &Attachment<'_>) -> Result<(), CniError> {
-        if self.ip_masq {
-            firewall::unmasquerade(&Netlink::netfilter()?, &Owner::of(at))?;
-        }
-        Ok(())
+        if self.ip_masq { firewall::forget(&Owner::of(at)) } else { Ok(()) }
     }
 }
 

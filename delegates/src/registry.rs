@@ -10,7 +10,6 @@ use crate::loopback::Loopback;
 use crate::macvlan::Macvlan;
 use crate::ptp::Ptp;
 use crate::remains::Remains;
-pub use crate::standalone::run as run_standalone;
 use crate::vlan::Vlan;
 use crate::vxlan::Vxlan;
 

@@ -7,7 +7,6 @@ use crate::delegate::{Added, Attachment, Context, Delegate, OwnedLink};
 use crate::firewall::{self, Owner};
 use crate::interface;
 use crate::ipam::Ipam;
-use crate::netlink::Netlink;
 use crate::vxlan;
 use crate::vxlan_device::{self, Vni};
 
@@ -52,7 +51,7 @@ impl Delegate for Remains {
 
     fn detach(&self, at: &Attachment<'_>) -> Result<Vec<OwnedLink>, CniError> {
         if self.link == Some("veth")
-            && let Err(error) = forget_rules(at)
+            && let Err(error) = firewall::forget(&Owner::of(at))
         {
             // Whether there ever were rules is not known any more, nor whether this kernel can have any.
             tracing::warn!("{}: {error}", at.network);
@@ -78,12 +77,4 @@ impl Delegate for Remains {
     fn gc(&self, _cx: &Context<'_>, _valid: &[ValidAttachment]) -> Result<(), CniError> {
         self.refuse()
     }
-}
-
-fn forget_rules(at: &Attachment<'_>) -> Result<(), CniError> {
-    let nft = Netlink::netfilter()?;
-    let owner = Owner::of(at);
-    firewall::unmasquerade(&nft, &owner)?;
-    firewall::uncheck_spoofing(&nft, &owner)?;
-    Ok(())
 }

@@ -1,5 +1,5 @@
-//! Locks of what pods share on a host: a bridge, a VXLAN device. Each has a file of its own in our state folder; who
-//! needs several takes them in the order of their names, after the container's own lock.
+//! Locks of what pods share on a host: a bridge, a VXLAN device. Each has a file of its own in our state folder, taken
+//! after the container's lock. Who needs both takes the VXLAN device's first: its bridge is made under it.
 
 use std::fs::{File, OpenOptions};
 use std::path::Path;

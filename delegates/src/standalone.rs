@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::cni::{CniError, CniResult, Command, ConfigError, NetConf, NetworkName, Request, code};
-use crate::delegate::{Attachment, Context, Delegate, Side};
+use crate::delegate::{Attachment, Context, Delegate};
 use crate::interface;
 use crate::ipam::Ipam;
 use crate::netns::Namespace;
@@ -188,11 +188,7 @@ impl Call<'_> {
 /// DEL: detach, delete by index, and give the addresses back once no link can use them.
 pub fn take_away(delegate: &dyn Delegate, at: &Attachment<'_>) -> Result<(), CniError> {
     let links = delegate.detach(at)?;
-    links.iter().try_for_each(|link| match (link.side, at.pod) {
-        (Side::Host, _) => link.delete(at.host),
-        (Side::Pod, Some(pod)) => link.delete(pod),
-        (Side::Pod, None) => Ok(()),
-    })?;
+    interface::delete_links(at, links.iter())?;
     delegate.release(at)
 }
 

@@ -7,7 +7,7 @@ use nix::errno::Errno;
 
 use crate::cni::{CniError, CniResult, Interface, code};
 use crate::delegate::{Attachment, OwnedLink, Side};
-use crate::interface::taken;
+use crate::interface::{described, taken, undone};
 use crate::netlink::link::OPERATIONAL;
 use crate::netlink::{Link, MacAddress, NewLink};
 use crate::netns::Family;
@@ -60,8 +60,10 @@ impl Pair {
             };
             match at.host.netlink.request(host.veth(peer)) {
                 Ok(()) => {
-                    at.host.set_sysctl(Family::V6, &host_name, "accept_ra", "0")?;
-                    return Self::look_up(at, &host_name, host_mac);
+                    let accept_no_routers = at.host.set_sysctl(Family::V6, &host_name, "accept_ra", "0");
+                    return accept_no_routers
+                        .and_then(|()| Self::look_up(at, &host_name, host_mac))
+                        .map_err(|error| undone(error, delete_host_end(at, &host_name)));
                 }
                 Err(e) if e.errno == Errno::EEXIST => {
                     if pod.netlink.link_by_name(name)?.is_some() {
@@ -119,18 +121,15 @@ impl Pair {
     /// Both ends as interfaces of a result: host, pod.
     #[must_use]
     pub fn interfaces(&self, at: &Attachment<'_>) -> [Interface; 2] {
-        [interface(&self.host, String::new()), interface(&self.pod, at.sandbox())]
+        [described(&self.host, String::new()), described(&self.pod, at.sandbox())]
     }
 }
 
-/// A link as an interface of a result; `sandbox` is empty for one on the host.
-#[must_use]
-pub fn interface(link: &Link, sandbox: String) -> Interface {
-    Interface {
-        name: link.name.clone(),
-        mac: link.mac.map(|mac| mac.to_string()).unwrap_or_default(),
-        sandbox,
-        ..Interface::default()
+/// Deletes a pair that was just made, of which no more is known than the host's name for it.
+fn delete_host_end(at: &Attachment<'_>, name: &str) -> Result<(), CniError> {
+    match at.host.netlink.link_by_name(name)? {
+        Some(link) => OwnedLink::of(Side::Host, &link).delete(at.host),
+        None => Ok(()),
     }
 }
 

@@ -7,7 +7,6 @@ use crate::interface::{self, Fitting};
 use crate::ipam::Ipam;
 use crate::netlink::link::data_u16;
 use crate::on_master::{self, Kind, Master};
-use crate::veth;
 
 const KIND: Kind = Kind { name: "vlan", title: "802.1q VLAN", module: "8021q" };
 /// `IFLA_VLAN_ID`.
@@ -69,7 +68,7 @@ impl Delegate for Vlan {
         interface::complete(at, vec![OwnedLink::of(Side::Pod, &link)], || {
             let fitting = Fitting {
                 ipam: Some(&self.ipam),
-                interfaces: vec![veth::interface(&link, at.sandbox())],
+                interfaces: vec![interface::described(&link, at.sandbox())],
                 position: 0,
                 settings: Settings::default(),
             };

@@ -126,7 +126,7 @@ impl Delegate for Vxlan {
         if port.master != Some(bridge.index) {
             return differs(format!("interface \"{}\" is no port of bridge \"{}\" any more", port.name, bridge.name));
         }
-        if self.is_gateway { self.check_gateways(at, &bridge, result) } else { Ok(()) }
+        if self.is_gateway { self.device.bridge.check_gateways(at, &bridge, None, result) } else { Ok(()) }
     }
 
     fn detach(&self, at: &Attachment<'_>) -> Result<Vec<OwnedLink>, CniError> {
@@ -158,7 +158,7 @@ impl Delegate for Vxlan {
 
 impl Vxlan {
     /// The VNI and the configured bridge: what an agent needs to remove them later with
-    /// [`remove_if_unused`](crate::vxlan_device::remove_if_unused).
+    /// [`remove_if_unused`].
     #[must_use]
     pub fn shared(&self) -> (Vni, &str) {
         (self.device.vni, &self.device.bridge.name)
@@ -194,7 +194,7 @@ impl Vxlan {
         let [outside, inside] = pair.interfaces(at);
         let fitting = Fitting {
             ipam: self.ipam.as_ref(),
-            interfaces: vec![veth::interface(bridge, String::new()), outside, inside],
+            interfaces: vec![interface::described(bridge, String::new()), outside, inside],
             position: POD,
             settings: self.settings,
         };
@@ -212,21 +212,6 @@ impl Vxlan {
             result.dns = self.dns.clone();
         }
         Ok(result)
-    }
-
-    fn check_gateways(&self, at: &Attachment<'_>, bridge: &Link, result: &CniResult) -> Result<(), CniError> {
-        let present = at.host.netlink.addresses(bridge.index)?;
-        for ip in result.ips.iter().filter(|ip| ip.interface == i64::try_from(POD).ok()) {
-            if let Some(gateway) = ip.gateway
-                && !present.iter().any(|address| address.net.addr() == gateway)
-            {
-                return Err(CniError::new(
-                    code::DELEGATE,
-                    format!("bridge \"{}\" has lost the gateway address {gateway}", bridge.name),
-                ));
-            }
-        }
-        Ok(())
     }
 }
 

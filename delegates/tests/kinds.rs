@@ -827,6 +827,10 @@ fn bridge_connects_pods_to_each_other_and_to_their_gateway() {
             let server = pod.map_or_else(bind, |pod| pod.run(bind));
             assert_arrives(&server, || pods[0].run(|| send(from, to)));
         }
+        let gateway = "10.77.0.1/24".parse().unwrap();
+        host.namespace.netlink.request(address::remove(bridge.index, gateway)).unwrap();
+        assert_eq!(plugins[0].check().unwrap_err().msg, "bridge \"br9\" has lost the gateway address 10.77.0.1");
+        host.namespace.netlink.request(address::add(bridge.index, gateway, false)).unwrap();
         for plugin in &plugins {
             plugin.check().unwrap();
             plugin.del().unwrap();
@@ -878,6 +882,9 @@ fn a_bridge_keeps_vlans_apart_and_has_a_gateway_in_each() {
         assert_eq!(result["interfaces"][3]["name"], "br9.100");
         assert_eq!(addresses(&host.namespace, "br9.100"), ["10.1.0.1/24"]);
         first.check().unwrap();
+        set_down(&host.namespace, "br9.100");
+        assert_eq!(first.check().unwrap_err().msg, "interface \"br9.100\" is gone or down");
+        set_up(&host.namespace, "br9.100");
         let mut second =
             Plugin { container_id: "c2", ..Plugin::new(host, "bridge", &pods[1], keys(100, "10.1.0.3/24")) };
         second.add().unwrap();

@@ -15,7 +15,7 @@ use musubi_delegates::delegate::{Attachment, Context, Delegate};
 use musubi_delegates::netlink::neighbour::ForwardingEntry;
 use musubi_delegates::netlink::{LinkChange, NewLink, address};
 use musubi_delegates::netns::Namespace;
-use musubi_delegates::registry::run_standalone;
+use musubi_delegates::standalone;
 use musubi_delegates::vxlan::Vxlan;
 use musubi_delegates::vxlan_device::{Vni, remove_if_unused};
 use serde_json::{Value, json};
@@ -619,6 +619,21 @@ fn names_and_group_come_from_the_vni() {
     assert_eq!((Vni::new(0), Vni::new(16_777_216)), (None, None));
 }
 
+/// The kernel answers each entry, and more answers than a socket's buffer holds (some 250) would be lost.
+#[test]
+fn a_vni_may_span_a_thousand_nodes() {
+    on_host("a_vni_may_span_a_thousand_nodes", |_| {
+        let [node, _other] = nodes();
+        let pod = Pod::new();
+        let remotes: Vec<String> = (0..1000).map(|n| format!("198.18.{}.{}", n / 250, n % 250 + 1)).collect();
+        let net = node.network(&pod, "c1", json!({"remotes": remotes}));
+        net.add().unwrap();
+        assert_eq!(node.remotes("mvx7").len(), 1000);
+        net.check().unwrap();
+        net.del().unwrap();
+    });
+}
+
 // helpers ---------------------------------------------------------------------------------------------------------------
 
 /// A node: a namespace whose link `up0` leads to the other node, and a folder.
@@ -750,7 +765,7 @@ impl Network {
         let (node, request) = (&node, &request);
         let call = move || {
             nix::sched::setns(node, nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
-            run_standalone("vxlan", request, state_dir)
+            standalone::run("vxlan", request, state_dir)
         };
         std::thread::scope(|scope| scope.spawn(call).join().unwrap())
     }

@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use musubi_delegates::cni::{CniError, ConfList, ConfigError, NetConf, View};
+use musubi_delegates::cni::{CniError, ConfList, ConfigError, NetConf, NetworkName, Version, View};
+use musubi_delegates::registry;
 use serde_json::{Map, Value};
 
 /// Our plugin type, which no network of ours may hold.
@@ -51,6 +52,7 @@ const KEYS: &[&str] = &[
     "disableGC",
     "loadOnlyInlinedPlugins",
     "daemonSocketDir",
+    "auxiliaryCNIChainName",
 ];
 
 /// The cluster default network, as it is configured.
@@ -76,10 +78,14 @@ pub enum StatusFor {
 pub struct Config {
     /// The configuration's own network name.
     pub name: String,
+    /// The configuration's version.
+    pub version: Version,
     /// The default network of every pod.
     pub default_network: DefaultNetwork,
     /// `defaultNetworks`: further networks of every pod outside the system namespaces.
     pub default_networks: Vec<String>,
+    /// `auxiliaryCNIChainName`: the folder beside the file of `clusterNetwork` whose plugins run after all networks.
+    pub auxiliary_chain: Option<NetworkName>,
     /// Folder of configurations that definitions without a `config` and `clusterNetwork` name.
     pub conf_dir: PathBuf,
     /// Our state folder.
@@ -147,10 +153,22 @@ impl Config {
             .map(|key| format!("configuration key \"{key}\" is not known and is ignored"))
             .collect();
         warnings.extend(without_effect(&view)?);
+        let native_delegates = native_delegates(&view)?;
+        warnings.extend(native_delegates.iter().flatten().filter(|t| !registry::BUNDLED.contains(&t.as_str())).map(
+            |t| {
+                let known = registry::BUNDLED.join(", ");
+                format!(
+                    "configuration key \"nativeDelegates\": \"{}\" is not bundled; bundled are {known}",
+                    t.escape_debug()
+                )
+            },
+        ));
         Ok(Self {
             name: conf.name()?.as_str().to_owned(),
+            version: conf.version()?,
             default_network: default_network(&view)?,
             default_networks: names(&view, "defaultNetworks")?,
+            auxiliary_chain: auxiliary_chain(&view)?,
             conf_dir: path("confDir", "/etc/cni/multus/net.d")?,
             cni_dir: path("cniDir", "/var/lib/musubi")?,
             bin_dir: path("binDir", "/opt/cni/bin")?,
@@ -163,7 +181,7 @@ impl Config {
                 listed => listed.into_iter().collect(),
             },
             multus_namespace: text(&view, "multusNamespace")?.unwrap_or("kube-system").to_owned(),
-            native_delegates: native_delegates(&view)?,
+            native_delegates,
             legacy_cni_args: view.opt_bool("legacyCniArgs")?.unwrap_or(true),
             status_for: status_for(&view)?,
             timeout: Duration::from_secs(view.uint("timeoutSeconds", 1..=3600)?.unwrap_or(90)),
@@ -222,15 +240,35 @@ fn default_network(view: &View<'_>) -> Result<DefaultNetwork, CniError> {
     Ok(DefaultNetwork::Inline(lists))
 }
 
-/// Keys that Multus knows and passes over where `clusterNetwork` is set, or is not.
-fn without_effect(view: &View<'_>) -> Result<Option<String>, ConfigError> {
+/// Keys that do nothing: what Multus passes over where `clusterNetwork` is set, or is not, and what waits for another
+/// place to read pods from.
+fn without_effect(view: &View<'_>) -> Result<Vec<String>, ConfigError> {
+    let given = |key| Ok(!view.list(key)?.is_none_or(Vec::is_empty));
+    let ignored = |key, why| format!("configuration key \"{key}\" is ignored: {why}");
     let cluster_network = text(view, "clusterNetwork")?.is_some();
-    let key = if cluster_network { "delegates" } else { "defaultNetworks" };
-    if view.list(key)?.is_none_or(Vec::is_empty) {
-        return Ok(None);
+    let mut lines = Vec::new();
+    if cluster_network && given("delegates")? {
+        lines.push(ignored("delegates", "\"clusterNetwork\" is set"));
     }
-    let why = if cluster_network { "\"clusterNetwork\" is set" } else { "\"clusterNetwork\" is not set" };
-    Ok(Some(format!("configuration key \"{key}\" is ignored: {why}")))
+    if !cluster_network && given("defaultNetworks")? {
+        lines.push(ignored("defaultNetworks", "\"clusterNetwork\" is not set"));
+    }
+    if text(view, "kubeconfig")?.is_some() {
+        lines.push(ignored("kubeconfig", "pods and definitions are read from \"manifestDir\" alone"));
+    }
+    Ok(lines)
+}
+
+/// As in Multus, the chain is found beside the file of the default network.
+fn auxiliary_chain(view: &View<'_>) -> Result<Option<NetworkName>, CniError> {
+    const KEY: &str = "auxiliaryCNIChainName";
+    let Some(name) = text(view, KEY)? else { return Ok(None) };
+    if !text(view, "clusterNetwork")?.is_some_and(|value| value.contains('/')) {
+        return Err(view
+            .error(KEY, "needs \"clusterNetwork\" to be the path of a file: its folder is beside it")
+            .into());
+    }
+    NetworkName::parse(name).map(Some).map_err(|e| e.context(KEY))
 }
 
 /// What the runtime sent goes on as it came: its keys inside are not ours to read.
@@ -297,4 +335,127 @@ fn log_level(view: &View<'_>, warnings: &mut Vec<String>) -> Result<LogLevel, Co
             LogLevel::Panic
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn parse(keys: Value) -> Result<Config, CniError> {
+        let mut conf =
+            json!({"name": "musubi-network", "type": "musubi", "delegates": [{"name": "d", "type": "bridge"}]});
+        conf.as_object_mut().unwrap().extend(keys.as_object().unwrap().clone());
+        Config::parse(&NetConf::parse(conf.to_string().as_bytes()).unwrap())
+    }
+
+    #[test]
+    fn what_is_left_out_is_as_in_multus_and_in_our_design() {
+        let config = parse(json!({})).unwrap();
+        assert_eq!(config.conf_dir, PathBuf::from("/etc/cni/multus/net.d"));
+        assert_eq!(config.cni_dir, PathBuf::from("/var/lib/musubi"));
+        assert_eq!(config.bin_dir, PathBuf::from("/opt/cni/bin"));
+        assert_eq!(config.multus_namespace, "kube-system");
+        assert_eq!(config.system_namespaces, BTreeSet::from(["kube-system".to_owned()]));
+        assert_eq!(config.global_namespaces, BTreeSet::from(["default".to_owned()]));
+        assert_eq!(config.timeout, Duration::from_secs(90));
+        assert_eq!((config.status_for, config.log_level), (StatusFor::All, LogLevel::Panic));
+        assert!(config.log_to_stderr && config.legacy_cni_args && !config.namespace_isolation);
+        assert!(config.manifest_dir.is_none() && config.readiness_file.is_none() && config.native_delegates.is_none());
+        assert_eq!(config.warnings, Vec::<String>::new());
+    }
+
+    #[test]
+    fn empty_texts_are_left_out() {
+        let keys =
+            ["clusterNetwork", "confDir", "cniDir", "binDir", "manifestDir", "multusNamespace", "globalNamespaces"];
+        let empty: Map<String, Value> = keys.iter().map(|key| ((*key).to_owned(), "".into())).collect();
+        let config = parse(Value::Object(empty)).unwrap();
+        assert!(matches!(config.default_network, DefaultNetwork::Inline(_)));
+        assert_eq!(config.cni_dir, PathBuf::from("/var/lib/musubi"));
+        assert_eq!((config.manifest_dir, config.multus_namespace.as_str()), (None, "kube-system"));
+    }
+
+    /// multus.md §1a: a Multus configuration works once `type` is changed.
+    #[test]
+    fn every_key_of_multus_is_known() {
+        let config = parse(json!({
+            "cniVersion": "1.0.0", "capabilities": {"portMappings": true}, "confDir": "/c", "cniDir": "/s", "binDir": "/b",
+            "readinessindicatorfile": "/r", "namespaceIsolation": true, "globalNamespaces": "a, b,,", "systemNamespaces": ["s"],
+            "multusNamespace": "m", "retryDeleteOnError": true, "runtimeConfig": {"portMappings": []}, "prevResult": {},
+            "logFile": "/l", "logLevel": "Debug", "logToStderr": false, "logOptions": {"maxAge": 5}, "args": {}, "dns": {}, "ipam": {},
+        }))
+        .unwrap();
+        assert_eq!(config.warnings, Vec::<String>::new());
+        assert_eq!(config.global_namespaces, BTreeSet::from(["a".to_owned(), "b".to_owned()]));
+        assert_eq!(config.system_namespaces, BTreeSet::from(["s".to_owned()]));
+        assert_eq!((config.log_level, config.log_to_stderr), (LogLevel::Debug, false));
+        assert_eq!(config.readiness_file, Some(PathBuf::from("/r")));
+        assert!(config.namespace_isolation);
+    }
+
+    #[test]
+    fn keys_match_whatever_their_case() {
+        let config =
+            parse(json!({"CNIDIR": "/s", "Readinessindicatorfile": "/r", "ReadinessIndicatorFile": null})).unwrap();
+        assert_eq!((config.cni_dir, config.readiness_file), (PathBuf::from("/s"), Some(PathBuf::from("/r"))));
+        assert_eq!(config.warnings, Vec::<String>::new());
+    }
+
+    #[test]
+    fn keys_without_effect_are_warned_about() {
+        let rows = [
+            (json!({"isGateway": true}), "configuration key \"isGateway\" is not known and is ignored"),
+            (json!({"kubeconfig": "/k"}), "configuration key \"kubeconfig\" is ignored"),
+            (json!({"defaultNetworks": ["a"]}), "configuration key \"defaultNetworks\" is ignored"),
+            (json!({"clusterNetwork": "a"}), "configuration key \"delegates\" is ignored"),
+            (
+                json!({"nativeDelegates": ["bridge", "brige"]}),
+                "configuration key \"nativeDelegates\": \"brige\" is not bundled; bundled are bridge",
+            ),
+            (json!({"logLevel": "loud"}), "configuration key \"logLevel\": \"loud\" is ignored; accepted are panic"),
+        ];
+        for (keys, expected) in rows {
+            let warnings = parse(keys).unwrap().warnings;
+            assert!(warnings.len() == 1 && warnings[0].starts_with(expected), "{expected}: {warnings:?}");
+        }
+    }
+
+    #[test]
+    fn native_delegates_are_all_none_or_some() {
+        let rows = [
+            (json!(null), true, true),
+            (json!(true), true, true),
+            (json!(false), false, false),
+            (json!(["ptp"]), false, true),
+        ];
+        for (value, bridge, ptp) in rows {
+            let config = parse(json!({"nativeDelegates": value})).unwrap();
+            assert_eq!((config.allows_native("bridge"), config.allows_native("ptp")), (bridge, ptp), "{value}");
+        }
+    }
+
+    #[test]
+    fn our_folder_of_plugins_comes_first_and_once() {
+        let config = parse(json!({"binDir": "/b"})).unwrap();
+        let path = config.plugin_path(&[PathBuf::from("/a"), PathBuf::from("/b"), PathBuf::from("/c")]);
+        assert_eq!(path, ["/b", "/a", "/c"].map(PathBuf::from));
+    }
+
+    #[test]
+    fn an_auxiliary_chain_needs_a_folder_beside_the_default_network() {
+        let rows = [
+            (json!({}), true),
+            (json!({"clusterNetwork": "name"}), true),
+            (json!({"clusterNetwork": "/etc/x.conf"}), false),
+        ];
+        for (keys, refused) in rows {
+            let mut keys = keys;
+            keys["auxiliaryCNIChainName"] = json!("vendor");
+            let error = parse(keys.clone()).err();
+            assert_eq!(error.is_some(), refused, "{keys}");
+            assert!(error.is_none_or(|e| e.code == 7 && e.msg.contains("auxiliaryCNIChainName")), "{keys}");
+        }
+    }
 }

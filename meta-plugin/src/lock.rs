@@ -117,6 +117,7 @@ impl GcFence {
             CniError::new(code::IO, format!("lock {}: {e}", path.display()))
                 .with_details("the state folder (cniDir) must be writable")
         };
+        fs::create_dir_all(cni_dir).map_err(failed)?;
         let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path).map_err(failed)?;
         loop {
             match attempt(&file) {

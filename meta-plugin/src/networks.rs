@@ -9,6 +9,8 @@ use musubi_crds::{
 };
 use musubi_delegates::cni::{CniError, ConfList, NetConf, NetworkName, code};
 
+use serde_json::{Map, json};
+
 use crate::check::{definition, pod as check_pod};
 use crate::config::{Config, DefaultNetwork, refuse_ourselves};
 use crate::store::{Pod, Store};
@@ -57,6 +59,7 @@ pub fn look_up(config: &Config, pod: Option<&Pod>, store: &dyn Store) -> Result<
             wanted.push(Wanted { network, selection: Some(selection) });
         }
     }
+    wanted.extend(finder.auxiliary_chain()?);
     Ok(wanted)
 }
 
@@ -167,6 +170,32 @@ impl Finder<'_> {
             }
         }
         unreadable.map_or(Ok(None), Err)
+    }
+
+    /// The plugins of `auxiliaryCNIChainName`, which run last and make no interface; none when their folder is empty.
+    fn auxiliary_chain(&self) -> Result<Option<Wanted>, CniError> {
+        let (Some(name), DefaultNetwork::Named(beside)) = (&self.config.auxiliary_chain, &self.config.default_network)
+        else {
+            return Ok(None);
+        };
+        let folder = Path::new(beside).parent().unwrap_or(Path::new("/"));
+        let mut list = ConfList {
+            name: Some(name.clone()),
+            version: self.config.version,
+            disable_check: false,
+            disable_gc: false,
+            load_only_inlined: false,
+            plugins: Vec::new(),
+            is_list: true,
+            raw: Map::new(),
+        };
+        let here = |e: CniError| e.context("configuration key \"auxiliaryCNIChainName\"");
+        list.append_folder(folder).map_err(here)?;
+        refuse_ourselves(&list).map_err(here)?;
+        // Chained plugins want a result before them; Multus has a plugin of its own give them an empty one.
+        let Some(first) = list.plugins.first_mut() else { return Ok(None) };
+        first.insert("prevResult", json!({"cniVersion": self.config.version.as_str()}));
+        Ok(Some(Wanted { network: Network { name: name.to_string(), list }, selection: None }))
     }
 
     fn at_path(&self, path: &Path) -> Result<ConfList, CniError> {

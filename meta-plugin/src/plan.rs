@@ -184,3 +184,187 @@ fn unique_interfaces(attachments: &[Planned]) -> Result<(), CniError> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use musubi_crds::{DEFAULT_NETWORK_ANNOTATION, NETWORKS_ANNOTATION, NetworkStatus};
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::networks;
+    use crate::store::{Definition, Pod, Store};
+
+    /// One definition under every name.
+    struct Everywhere(String);
+
+    impl Store for Everywhere {
+        fn pod(&self, _: &str, _: &str) -> Result<Option<Pod>, CniError> {
+            Ok(None)
+        }
+
+        fn network(&self, namespace: &str, name: &str) -> Result<Option<Definition>, CniError> {
+            let (namespace, name) = (namespace.to_owned(), name.to_owned());
+            Ok(Some(Definition { namespace, name, config: Some(self.0.clone()), resource_name: None }))
+        }
+
+        fn write_status(&self, _: &Pod, _: &[NetworkStatus]) -> Result<(), CniError> {
+            Ok(())
+        }
+
+        fn remove_status(&self, _: &str, _: &str) -> Result<(), CniError> {
+            Ok(())
+        }
+
+        fn warnings(&self) -> Vec<String> {
+            Vec::new()
+        }
+    }
+
+    fn plan_for(networks: &str, default: Option<&str>, config: &Value, definition: &str) -> Result<Plan, CniError> {
+        let config = Config::parse(&NetConf::parse(config.to_string().as_bytes())?)?;
+        let mut annotations = BTreeMap::from([(NETWORKS_ANNOTATION.to_owned(), networks.to_owned())]);
+        annotations.extend(default.map(|text| (DEFAULT_NETWORK_ANNOTATION.to_owned(), text.to_owned())));
+        let pod = Pod { namespace: "default".into(), name: "p".into(), annotations, ..Pod::default() };
+        let wanted = networks::look_up(&config, Some(&pod), &Everywhere(definition.to_owned()))?;
+        plan(&config, wanted, &InterfaceName::parse("eth0")?)
+    }
+
+    fn ours() -> Value {
+        json!({"cniVersion": "1.0.0", "name": "m", "type": "musubi", "delegates": [{"name": "d", "type": "bridge"}]})
+    }
+
+    /// JSON that uses the words of configurations and annotations with all the wrong values.
+    fn hostile() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            any::<f64>().prop_map(Value::from),
+            prop::sample::select(vec![
+                "",
+                "bridge",
+                "macvlan",
+                "ipvlan",
+                "vlan",
+                "vxlan",
+                "ptp",
+                "loopback",
+                "host-local",
+                "static",
+                "a/b",
+                "musubi",
+                "0.4.0",
+                "1.0.0",
+                "10.0.0.1",
+                "10.0.0.1/24",
+                "fd00::/64",
+                "0.0.0.0/0",
+                "02:00:00:00:00:01",
+                "net1",
+                "x",
+            ])
+            .prop_map(Value::from),
+            ".{0,12}".prop_map(Value::from),
+        ];
+        let key = prop_oneof![
+            8 => prop::sample::select(vec![
+                "name", "namespace", "interface", "ips", "mac", "default-route", "cni-args", "portMappings", "bandwidth", "deviceID",
+                "hostPort", "ingressRate", "type", "Type", "plugins", "ipam", "cniVersion", "cniVersions", "capabilities", "args", "cni",
+                "ranges", "subnet", "addresses", "address", "gateway", "routes", "dst", "mtu", "vlan", "vlanId", "vlanTrunk", "vni", "remotes",
+                "master", "mode", "prevResult", "runtimeConfig", "isGateway", "ipMasq", "dns",
+            ])
+            .prop_map(str::to_owned),
+            1 => ".{0,8}",
+        ];
+        leaf.prop_recursive(4, 48, 6, move |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..4).prop_map(Value::Array),
+                prop::collection::vec((key.clone(), inner), 0..7)
+                    .prop_map(|keys| Value::Object(keys.into_iter().collect())),
+            ]
+        })
+    }
+
+    fn with_type(mut value: Value, plugin_type: &str) -> Value {
+        if let Some(map) = value.as_object_mut() {
+            map.insert("type".into(), plugin_type.into());
+            map.remove("plugins");
+        }
+        value
+    }
+
+    /// Whatever is planned has interfaces of its own, and what is sent names network and version.
+    fn is_sound(outcome: &Result<Plan, CniError>) {
+        match outcome {
+            Ok(plan) => {
+                let names: std::collections::BTreeSet<&str> =
+                    plan.attachments.iter().map(|a| a.interface.as_str()).collect();
+                assert_eq!(names.len(), plan.attachments.len());
+                for delegate in plan.attachments.iter().flat_map(|a| &a.delegates) {
+                    assert!(delegate.conf.name().is_ok() && delegate.conf.version().is_ok());
+                }
+            }
+            Err(error) => {
+                assert!([1, 2, 6, 7].contains(&error.code), "{error:?}");
+                assert!(!error.msg.is_empty() && !error.msg.contains('\n'), "{:?}", error.msg);
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_annotation_makes_planning_panic(text in ".{0,60}", list in prop::collection::vec(hostile(), 0..4)) {
+            for annotation in [text, Value::Array(list).to_string()] {
+                is_sound(&plan_for(&annotation, None, &ours(), r#"{"type":"bridge","ipam":{"type":"static"}}"#));
+                is_sound(&plan_for("a", Some(&annotation), &ours(), r#"{"type":"bridge"}"#));
+            }
+        }
+
+        #[test]
+        fn no_definition_makes_planning_panic(
+            value in hostile(),
+            text in ".{0,60}",
+            kind in prop::sample::select(registry::BUNDLED.to_vec()),
+        ) {
+            let typed = with_type(value.clone(), kind);
+            let chain = json!({"name": "n", "plugins": [{"type": "bridge"}, typed]});
+            for definition in [text, value.to_string(), typed.to_string(), chain.to_string()] {
+                is_sound(&plan_for(r#"[{"name":"a","cni-args":{"x":1}}]"#, None, &ours(), &definition));
+            }
+        }
+
+        #[test]
+        fn no_configuration_of_ours_makes_planning_panic(value in hostile(), delegate in hostile()) {
+            let mut config = ours();
+            for (key, value) in value.as_object().into_iter().flatten() {
+                config[key] = value.clone();
+            }
+            config["delegates"] = json!([with_type(delegate, "bridge")]);
+            is_sound(&plan_for("a", None, &config, r#"{"type":"bridge"}"#));
+        }
+    }
+
+    #[test]
+    fn cni_args_win_over_the_definition_key_by_key() {
+        let definition = r#"{"type":"bridge","args":{"x":1,"cni":{"a":1,"b":{"deep":1}}}}"#;
+        let plan = plan_for(r#"[{"name":"a","cni-args":{"b":2,"c":3}}]"#, None, &ours(), definition).unwrap();
+        let args = plan.attachments[1].delegates[0].conf.get("args").unwrap().to_string();
+        assert_eq!(args, r#"{"x":1,"cni":{"a":1,"b":2,"c":3}}"#);
+    }
+
+    #[test]
+    fn the_runtimes_configuration_stays_with_the_default_network() {
+        let mut ours = ours();
+        ours["runtimeConfig"] = json!({"portMappings": [{"HostPort": 80}], "ips": ["10.0.0.1"]});
+        ours["delegates"][0]["capabilities"] = json!({"portMappings": true});
+        let definition = r#"{"type":"bridge","capabilities":{"portMappings":true}}"#;
+        let of = |plan: &Plan, n: usize| plan.attachments[n].delegates[0].conf.get("runtimeConfig").cloned();
+        let plan = plan_for("a", None, &ours, definition).unwrap();
+        assert_eq!(of(&plan, 0), Some(json!({"portMappings": [{"HostPort": 80}]})));
+        assert_eq!(of(&plan, 1), None);
+        let plan = plan_for("", Some("a"), &ours, definition).unwrap();
+        assert_eq!(of(&plan, 0), Some(json!({"portMappings": [{"HostPort": 80}]})), "whoever the default network is");
+    }
+}

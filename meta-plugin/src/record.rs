@@ -556,3 +556,135 @@ fn start_time(pid: u32) -> Option<u64> {
     }
     fields.nth(18)?.parse().ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(container_id: &str, interface: &str, network: &str) -> Key {
+        Key { container_id: container_id.into(), interface: interface.into(), network: network.into() }
+    }
+
+    fn record(key: &Key) -> Record {
+        Record {
+            version: current_version(),
+            container_id: key.container_id.clone(),
+            network: key.network.clone(),
+            interface: key.interface.clone(),
+            pod: None,
+            netns: PathBuf::from("/run/netns/x"),
+            namespace: NamespaceId { cookie: Some(1), device: 4, inode: 5 },
+            boot_id: boot_id(),
+            group: key.group(),
+            state: State::Adding,
+            since: now(),
+            args: String::new(),
+            path: Vec::new(),
+            worker: None,
+            running: None,
+            failed_deletes: 0,
+            status_pending: false,
+            attachments: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_record_is_kept_under_its_three_names() {
+        let folder = tempfile::tempdir().unwrap();
+        let records = Records::of(folder.path());
+        let keys =
+            [key("c1", "eth0", "net"), key("c1", "eth0", "net.b"), key("c1", "eth1", "net"), key("c2", "eth0", "net")];
+        assert!(records.all().unwrap().is_empty() && records.read(&keys[0]).unwrap().is_none(), "no folder yet");
+        for key in &keys {
+            records.write(&record(key), true).unwrap();
+        }
+        let all: Vec<Key> = records.all().unwrap().iter().map(Stored::key).collect();
+        assert_eq!(all, [&keys[0], &keys[1], &keys[2], &keys[3]].map(Clone::clone));
+        records.remove(&keys[1]).unwrap();
+        records.remove(&keys[1]).unwrap();
+        assert!(records.read(&keys[1]).unwrap().is_none());
+        assert!(matches!(records.read(&keys[0]).unwrap(), Some(Stored::Whole(found)) if found.key() == keys[0]));
+    }
+
+    #[test]
+    fn an_orphan_is_kept_apart() {
+        let folder = tempfile::tempdir().unwrap();
+        let records = Records::of(folder.path());
+        let key = key("c1", "eth0", "net");
+        records.write(&record(&key), false).unwrap();
+        records.orphan(&key).unwrap();
+        assert!(records.all().unwrap().is_empty());
+        assert_eq!(records.orphaned().unwrap().iter().map(Stored::key).collect::<Vec<_>>(), std::slice::from_ref(&key));
+        records.remove_orphan(&key).unwrap();
+        assert!(records.orphaned().unwrap().is_empty());
+    }
+
+    /// A power cut, a newer version, a copied file: the name still says whose reservations to release.
+    #[test]
+    fn a_record_that_cannot_be_used_still_has_its_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let records = Records::of(folder.path());
+        let key = key("c1", "eth0", "net");
+        records.write(&record(&key), false).unwrap();
+        let file = folder.path().join("records/c1:eth0:net.json");
+        let whole = fs::read_to_string(&file).unwrap();
+        let rows = [
+            (String::new(), "EOF"),
+            (whole[..whole.len() / 2].to_owned(), "EOF"),
+            ("\0".repeat(100), "expected value"),
+            (whole.replace("\"version\":1", "\"version\":2"), "version 2"),
+            (whole.replace("\"containerId\":\"c1\"", "\"containerId\":\"c2\""), "another record"),
+            ("null".to_owned(), "invalid type"),
+        ];
+        for (content, expected) in rows {
+            fs::write(&file, content).unwrap();
+            match records.read(&key).unwrap() {
+                Some(Stored::Damaged { key: found, problem }) => {
+                    assert_eq!(found, key);
+                    assert!(problem.contains(expected), "{problem:?} does not say {expected:?}");
+                }
+                other => panic!("{expected}: {other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn files_that_are_no_records_are_passed_over() {
+        let folder = tempfile::tempdir().unwrap();
+        let records = Records::of(folder.path());
+        records.write(&record(&key("c1", "eth0", "net")), false).unwrap();
+        for name in [".tmpAbCdEf", "c1.json", "c1:eth0.json", "c1:eth0:net.json.bak"] {
+            fs::write(folder.path().join("records").join(name), "{}").unwrap();
+        }
+        assert_eq!(records.all().unwrap().len(), 1);
+    }
+
+    #[test]
+    fn a_folder_that_cannot_be_written_is_said_with_its_name() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("records"), "a file").unwrap();
+        let error = Records::of(folder.path()).write(&record(&key("c1", "eth0", "net")), false).unwrap_err();
+        assert_eq!(error.code, code::IO);
+        assert!(error.msg.contains("records/c1:eth0:net.json") && error.details.contains("cniDir"), "{error}");
+    }
+
+    /// Links of a running pod are found by it after an upgrade, so it must never change.
+    #[test]
+    fn groups_are_fixed_and_differ_by_every_part() {
+        let groups: std::collections::BTreeSet<u32> =
+            [key("c1", "eth0", "net"), key("c2", "eth0", "net"), key("c1", "eth1", "net"), key("c1", "eth0", "ten")]
+                .iter()
+                .map(|key| key.group().get())
+                .collect();
+        assert_eq!(groups.len(), 4);
+        assert!(groups.iter().all(|group| *group <= 0x7fff_ffff));
+        assert_eq!(key("c1", "eth0", "net").group().get(), 1_636_687_087);
+    }
+
+    #[test]
+    fn a_process_is_told_from_a_later_one_of_its_number() {
+        let own = start_time(std::process::id()).unwrap();
+        assert_eq!(start_time(std::process::id()), Some(own));
+        assert_eq!(start_time(u32::MAX), None);
+    }
+}

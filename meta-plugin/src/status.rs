@@ -6,8 +6,8 @@ use std::net::IpAddr;
 use musubi_crds::{NetworkStatus, status::Dns};
 use musubi_delegates::cni::{CniResult, Interface};
 
-/// The entries of one network: one for each interface in the pod, in the order of the result; a result with a single
-/// interface or none gives one entry. Of several, the default one is the interface of the first address with a gateway.
+/// The entries of one network: one for each interface in the pod, in the order of the result; a result that names none
+/// there gives one entry, for the interface that was asked for. Of several, the default one is the interface of the first address with a gateway.
 #[must_use]
 pub fn entries(network: &str, interface: &str, default: bool, result: &CniResult) -> Vec<NetworkStatus> {
     let common = NetworkStatus {
@@ -21,14 +21,12 @@ pub fn entries(network: &str, interface: &str, default: bool, result: &CniResult
         },
         ..NetworkStatus::default()
     };
-    let in_pod: Vec<(usize, &Interface)> = match result.interfaces.as_slice() {
-        [] => {
-            let ips = result.ips.iter().map(|ip| ip.address.addr()).collect();
-            return vec![NetworkStatus { interface: Some(interface.to_owned()), ips, default, ..common }];
-        }
-        [only] => vec![(0, only)],
-        several => several.iter().enumerate().filter(|(_, i)| !i.sandbox.is_empty()).collect(),
-    };
+    let in_pod: Vec<(usize, &Interface)> =
+        result.interfaces.iter().enumerate().filter(|(_, i)| !i.sandbox.is_empty()).collect();
+    if in_pod.is_empty() {
+        let ips = result.ips.iter().map(|ip| ip.address.addr()).collect();
+        return vec![NetworkStatus { interface: Some(interface.to_owned()), ips, default, ..common }];
+    }
     let first = in_pod.first().map(|(position, _)| *position);
     let with_gateway =
         result.ips.iter().find(|ip| ip.gateway.is_some()).and_then(|ip| usize::try_from(ip.interface?).ok());
@@ -72,4 +70,76 @@ fn gateways(result: &CniResult) -> Vec<IpAddr> {
         }
     }
     found
+}
+
+#[cfg(test)]
+mod tests {
+    use musubi_delegates::cni::Version;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn entries_of(default: bool, result: Value) -> Value {
+        let result = CniResult::parse(&result, Version::LATEST).unwrap();
+        serde_json::to_value(entries("ns/net", "net1", default, &result)).unwrap()
+    }
+
+    /// (case, CNI result, entries): the shape of the Go client, `reference/npwg.md` items 28–35.
+    #[test]
+    fn a_result_becomes_entries() {
+        let pod = |name: &str, mac: &str| json!({"name": name, "mac": mac, "sandbox": "/run/netns/x"});
+        let rows = [
+            ("nothing in it", json!({}), json!([{"name": "ns/net", "interface": "net1", "default": true, "dns": {}}])),
+            (
+                "addresses alone, as before 0.3.0",
+                json!({"ips": [{"address": "10.1.0.5/24"}]}),
+                json!([{"name": "ns/net", "interface": "net1", "ips": ["10.1.0.5"], "default": true, "dns": {}}]),
+            ),
+            (
+                "an interface of the host alone",
+                json!({"interfaces": [{"name": "cni0", "mac": "02:00:00:00:00:01"}], "ips": [{"address": "10.1.0.5/24"}]}),
+                json!([{"name": "ns/net", "interface": "net1", "ips": ["10.1.0.5"], "default": true, "dns": {}}]),
+            ),
+            (
+                "host and pod",
+                json!({
+                    "interfaces": [{"name": "cni0"}, {"name": "veth1"}, {"name": "net1", "mac": "02:00:00:00:00:01", "mtu": 1400, "sandbox": "/n"}],
+                    "ips": [{"address": "10.1.0.5/24", "gateway": "10.1.0.1", "interface": 2}, {"address": "fd00::5/64", "interface": 2}],
+                    "routes": [{"dst": "0.0.0.0/0"}, {"dst": "::/0", "gw": "fd00::1"}, {"dst": "10.9.0.0/16", "gw": "10.1.0.9"}],
+                    "dns": {"nameservers": ["10.0.0.2"], "domain": "d", "search": ["s"], "options": ["o"]},
+                }),
+                json!([{
+                    "name": "ns/net", "interface": "net1", "ips": ["10.1.0.5", "fd00::5"], "mac": "02:00:00:00:00:01", "mtu": 1400,
+                    "default": true, "dns": {"nameservers": ["10.0.0.2"], "domain": "d", "search": ["s"], "options": ["o"]},
+                    "gateway": ["10.1.0.1", "fd00::1"],
+                }]),
+            ),
+            (
+                "a default route that names no gateway, and no gateway to be had",
+                json!({"interfaces": [pod("net1", "")], "ips": [{"address": "10.1.0.5/24", "interface": 0}], "routes": [{"dst": "0.0.0.0/0"}]}),
+                json!([{"name": "ns/net", "interface": "net1", "ips": ["10.1.0.5"], "default": true, "dns": {}}]),
+            ),
+            (
+                "several in the pod: the default one holds the first address with a gateway, addresses of nobody are the last's",
+                json!({
+                    "interfaces": [pod("a0", "02:00:00:00:00:01"), {"name": "host0"}, pod("b0", "02:00:00:00:00:02")],
+                    "ips": [
+                        {"address": "10.1.0.5/24", "interface": 0},
+                        {"address": "10.2.0.5/24", "gateway": "10.2.0.1", "interface": 2},
+                        {"address": "10.3.0.5/24"},
+                        {"address": "10.4.0.5/24", "interface": 1},
+                    ],
+                }),
+                json!([
+                    {"name": "ns/net", "interface": "a0", "ips": ["10.1.0.5"], "mac": "02:00:00:00:00:01", "dns": {}},
+                    {"name": "ns/net", "interface": "b0", "ips": ["10.2.0.5", "10.3.0.5"], "mac": "02:00:00:00:00:02", "default": true, "dns": {}},
+                ]),
+            ),
+        ];
+        for (case, result, expected) in rows {
+            assert_eq!(entries_of(true, result.clone()), expected, "{case}");
+            let others = entries_of(false, result);
+            assert!(others.as_array().unwrap().iter().all(|entry| entry.get("default").is_none()), "{case}: {others}");
+        }
+    }
 }

@@ -26,6 +26,7 @@ pub const CNI_BIN: &str = "/usr/lib/cni";
 
 const QEMU: &str = "qemu-system-x86_64";
 const TEST_BINARY: &str = "/test";
+const SHELL: &str = "/bin/sh";
 /// Lines of output and console that an error shows.
 const TAIL: usize = 40;
 const POLL: Duration = Duration::from_millis(10);
@@ -159,11 +160,31 @@ impl Machine {
     /// # Errors
     /// As [`Machine::run`], and when `filter` selects no test or a test fails.
     pub fn run_tests(&mut self, name: &str, filter: &str, timeout: Duration) -> Result<Outcome> {
-        let binary = static_build::test(name)?;
+        let binary = static_build::test(env!("CARGO_PKG_NAME"), name)?;
         self.file(&binary, TEST_BINARY);
         let outcome = self.run(TEST_BINARY, &["--ignored", filter], timeout)?;
         ensure!(outcome.exit_code == 0, "tests failed in the virtual machine:\n{}", outcome.output);
         ensure!(!outcome.output.contains("\nrunning 0 tests\n"), "no ignored test of {name} matches {filter:?}");
+        Ok(outcome)
+    }
+
+    /// Builds integration-test binaries of another package as static files and runs all their tests in one machine, one
+    /// binary after the other whatever became of the one before.
+    ///
+    /// # Errors
+    /// As [`Machine::run`], and when a test fails or a binary has none.
+    pub fn run_all_tests(&mut self, package: &str, names: &[&str], timeout: Duration) -> Result<Outcome> {
+        let mut script = String::from("failed=0\n");
+        for name in names {
+            let guest = format!("/tests/{name}");
+            self.file(&static_build::test(package, name)?, &guest);
+            script += &format!("{guest} || failed=1\n");
+        }
+        script += "exit $failed";
+        self.file(Path::new(SHELL), SHELL);
+        let outcome = self.run(SHELL, &["-c", &script], timeout)?;
+        ensure!(outcome.exit_code == 0, "tests of {package} failed in the virtual machine:\n{}", outcome.output);
+        ensure!(!outcome.output.contains("\nrunning 0 tests\n"), "a test binary of {package} ran no test");
         Ok(outcome)
     }
 

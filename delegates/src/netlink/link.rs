@@ -98,6 +98,10 @@ impl Link {
                 _ => {}
             }
         }
+        if link.parent_netns.is_some() && link.parent.is_none() {
+            // Before Linux 5.14 a parent elsewhere is left out when its index is the link's own (feadc4b6cf42).
+            link.parent = Some(link.index);
+        }
         Some(link)
     }
 }
@@ -109,7 +113,6 @@ pub struct NewLink<'a> {
     mac: Option<MacAddress>,
     mtu: Option<u32>,
     parent: Option<u32>,
-    parent_netns: Option<i32>,
     master: Option<u32>,
     group: Option<u32>,
     namespace: Option<BorrowedFd<'a>>,
@@ -120,17 +123,7 @@ impl<'a> NewLink<'a> {
     /// A link of that name, down, in the socket's namespace.
     #[must_use]
     pub fn named(name: &'a str) -> Self {
-        Self {
-            name,
-            mac: None,
-            mtu: None,
-            parent: None,
-            parent_netns: None,
-            master: None,
-            group: None,
-            namespace: None,
-            up: false,
-        }
+        Self { name, mac: None, mtu: None, parent: None, master: None, group: None, namespace: None, up: false }
     }
 
     /// With this Ethernet address.
@@ -151,13 +144,6 @@ impl<'a> NewLink<'a> {
     #[must_use]
     pub fn parent(mut self, index: u32) -> Self {
         self.parent = Some(index);
-        self
-    }
-
-    /// The parent lives in the namespace that the socket's namespace knows by this id.
-    #[must_use]
-    pub fn parent_namespace(mut self, id: i32) -> Self {
-        self.parent_netns = Some(id);
         self
     }
 
@@ -216,7 +202,6 @@ impl<'a> NewLink<'a> {
             .attr_if(libc::IFLA_ADDRESS, self.mac)
             .attr_if(libc::IFLA_MTU, self.mtu.map(u32::to_ne_bytes))
             .attr_if(libc::IFLA_LINK, self.parent.map(u32::to_ne_bytes))
-            .attr_if(IFLA_LINK_NETNSID, self.parent_netns.map(i32::to_ne_bytes))
             .attr_if(libc::IFLA_MASTER, self.master.map(u32::to_ne_bytes))
             .attr_if(libc::IFLA_GROUP, self.group.map(u32::to_ne_bytes))
             .attr_if(libc::IFLA_NET_NS_FD, self.namespace.map(|fd| fd.as_raw_fd().to_ne_bytes()))
@@ -393,4 +378,27 @@ pub fn data_u32(attributes: Attributes<'_>, kind: u16) -> Option<u32> {
 #[must_use]
 pub fn data_u8(attributes: Attributes<'_>, kind: u16) -> Option<u8> {
     attributes.get(kind)?.first().copied()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_parent_elsewhere_with_the_links_own_index_is_told_of_by_its_namespace_alone() {
+        let read = |attributes: &[(u16, u32)]| {
+            let mut header = [0; 16];
+            header[4] = 2;
+            let message =
+                attributes.iter().fold(Message::new(libc::RTM_NEWLINK, 0).fixed(&header), |message, (kind, value)| {
+                    message.u32(*kind, *value)
+                });
+            let link = Link::read(&message.finish(0, 0)[super::super::message::HEADER..]).unwrap();
+            (link.parent, link.parent_netns)
+        };
+        assert_eq!(read(&[]), (None, None));
+        assert_eq!(read(&[(libc::IFLA_LINK, 5)]), (Some(5), None));
+        assert_eq!(read(&[(libc::IFLA_LINK, 5), (IFLA_LINK_NETNSID, 0)]), (Some(5), Some(0)));
+        assert_eq!(read(&[(IFLA_LINK_NETNSID, 0)]), (Some(2), Some(0)));
+    }
 }

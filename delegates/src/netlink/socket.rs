@@ -8,13 +8,22 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use netlink_sys::{Socket, SocketAddr, protocols};
 use nix::errno::Errno;
+use nix::sys::socket::setsockopt;
+use nix::sys::socket::sockopt::ReceiveTimeout;
+use nix::sys::time::{TimeVal, TimeValLike};
 
 use super::message::{Attributes, HEADER, Message, text, u16_at, u32_at};
 
 /// What the kernel sends at once at most in a dump; `linux/netlink.h` asks readers for at least 8 KiB, dumps use 32.
 const RECEIVE: usize = 64 * 1024;
-/// A dump that changes underneath is asked for again this often before it is an error.
-const DUMP_TRIES: usize = 10;
+/// How long an answer may take, in seconds. The kernel works while it is being sent to, so one that is not there was lost.
+const LONGEST_WAIT: i64 = 10;
+/// How many requests go out before their answers are read: answers that a socket's buffer has no room for are lost, and
+/// the kernel's default one (`net.core.rmem_default`, 208 KiB) holds some 250.
+const AT_ONCE: usize = 64;
+/// A dump that changes underneath is asked for again this often before it is an error. Each takes about a millisecond, and
+/// a busy node makes and deletes hundreds of links a second.
+const DUMP_TRIES: usize = 100;
 /// `NLMSGERR_ATTR_MSG`: the kernel's explanation of a refusal.
 const ERROR_TEXT: u16 = 1;
 
@@ -96,6 +105,7 @@ impl Netlink {
             // The kernel's own words in refusals, without the request echoed back.
             socket.set_ext_ack(true)?;
             socket.set_cap_ack(true)?;
+            setsockopt(&socket, ReceiveTimeout, &TimeVal::seconds(LONGEST_WAIT))?;
             if protocol == protocols::NETLINK_ROUTE {
                 // Filters in dump requests are honoured, not ignored.
                 socket.set_netlink_get_strict_chk(true)?;
@@ -114,7 +124,7 @@ impl Netlink {
         self.request_all(vec![request])
     }
 
-    /// Sends several requests in one datagram; the kernel works through all of them, in order, whatever happens to
+    /// Sends several requests, many in one datagram; the kernel works through all of them, in order, whatever happens to
     /// each (`netlink_rcv_skb`).
     ///
     /// # Errors
@@ -131,40 +141,38 @@ impl Netlink {
     /// # Errors
     /// The conversation itself failed.
     pub fn request_each(&self, requests: Vec<Request>) -> Result<Vec<Option<Error>>> {
-        let mut datagram = Vec::with_capacity(512);
-        let mut pending = Vec::with_capacity(requests.len());
-        for request in requests {
-            let sequence = self.next_sequence();
-            datagram.extend(request.message.finish(sequence, libc::NLM_F_ACK));
-            pending.push((sequence, request.operation));
+        let mut outcomes = Vec::with_capacity(requests.len());
+        let mut requests = requests.into_iter().peekable();
+        while requests.peek().is_some() {
+            let mut datagram = Vec::with_capacity(512);
+            let mut pending = Vec::new();
+            for request in requests.by_ref().take(AT_ONCE) {
+                let sequence = self.next_sequence();
+                datagram.extend(request.message.finish(sequence, libc::NLM_F_ACK));
+                pending.push((sequence, request.operation));
+            }
+            if let Some((_, first)) = pending.first() {
+                self.send(first, &datagram)?;
+            }
+            for (sequence, operation) in pending {
+                outcomes.push(self.acknowledgement(sequence, &operation)?);
+            }
         }
-        if pending.is_empty() {
-            return Ok(Vec::new());
-        }
-        self.send(&pending[0].1, &datagram)?;
-        pending
-            .into_iter()
-            .map(|(sequence, operation)| {
-                let mut acknowledged = false;
-                while !acknowledged {
-                    let outcome = self.receive(&operation, |header, payload| {
-                        if header.sequence != sequence || i32::from(header.kind) != libc::NLMSG_ERROR {
-                            return Ok(());
-                        }
-                        acknowledged = true;
-                        match refusal(&operation, payload) {
-                            Some(error) => Err(error),
-                            None => Ok(()),
-                        }
-                    });
-                    if acknowledged {
-                        return Ok(outcome.err());
-                    }
-                    outcome?;
+        Ok(outcomes)
+    }
+
+    /// Waits for the answer to one request: the refusal, if it is one.
+    fn acknowledgement(&self, sequence: u32, operation: &str) -> Result<Option<Error>> {
+        let mut answer = None;
+        while answer.is_none() {
+            self.receive(operation, |header, payload| {
+                if header.sequence == sequence && i32::from(header.kind) == libc::NLMSG_ERROR {
+                    answer = Some(refusal(operation, payload));
                 }
-                Ok(None)
-            })
-            .collect()
+                Ok(())
+            })?;
+        }
+        Ok(answer.flatten())
     }
 
     /// Sends requests between the two messages that make one transaction of them (`nfnetlink_rcv_batch`) and returns
@@ -260,9 +268,13 @@ impl Netlink {
                     }
                     interrupted |= i32::from(header.flags) & libc::NLM_F_DUMP_INTR != 0;
                     match i32::from(header.kind) {
-                        libc::NLMSG_DONE | libc::NLMSG_ERROR => {
+                        libc::NLMSG_ERROR => {
                             done = true;
                             refusal(&operation, payload).map_or(Ok(()), Err)
+                        }
+                        libc::NLMSG_DONE => {
+                            done = true;
+                            failed_dump(&operation, payload).map_or(Ok(()), Err)
                         }
                         _ => {
                             objects.extend(read(payload));
@@ -306,6 +318,13 @@ impl Netlink {
             match self.socket.recv(&mut *buffer, 0) {
                 Ok(_) => break,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                    return Err(Error {
+                        operation: operation.to_owned(),
+                        errno: Errno::ETIMEDOUT,
+                        message: Some("the kernel's answer was lost".to_owned()),
+                    });
+                }
                 Err(e) => return Err(Error::io(operation, &e)),
             }
         }
@@ -336,17 +355,44 @@ impl Header {
     }
 }
 
-/// The error in an `NLMSG_ERROR` or `NLMSG_DONE` payload; zero is an acknowledgement.
+/// The error in an `NLMSG_ERROR` payload; zero is an acknowledgement. With `NETLINK_CAP_ACK` the refused request's header
+/// alone stands between the code and the attributes.
 fn refusal(operation: &str, payload: &[u8]) -> Option<Error> {
+    error_in(operation, payload, 4 + HEADER)
+}
+
+/// The error in an `NLMSG_DONE` payload, where the attributes follow the code at once (`netlink_dump_done`).
+fn failed_dump(operation: &str, payload: &[u8]) -> Option<Error> {
+    error_in(operation, payload, 4)
+}
+
+fn error_in(operation: &str, payload: &[u8], attributes: usize) -> Option<Error> {
     let code = u32_at(payload, 0)? as i32;
-    if code == 0 {
+    if code >= 0 {
         return None;
     }
-    // With NETLINK_CAP_ACK the refused request's header alone stands between the code and the attributes.
-    let attributes = Attributes(payload.get(4 + HEADER..).unwrap_or_default());
+    let attributes = Attributes(payload.get(attributes..).unwrap_or_default());
     Some(Error {
         operation: operation.to_owned(),
         errno: Errno::from_raw(code.wrapping_neg()),
         message: attributes.get(ERROR_TEXT).map(text).filter(|m| !m.is_empty()),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kernels_words_are_found_in_a_refusal_and_in_a_failed_dump() {
+        let code = (-libc::EINVAL).to_ne_bytes();
+        let words = [&[14, 0, 1, 0][..], b"Wrong mtu\0", &[0; 2]].concat();
+        let refused = [&code[..], &[0; HEADER], &words].concat();
+        let dump = [&code[..], &words].concat();
+        for error in [refusal("create", &refused), failed_dump("create", &dump)] {
+            assert_eq!(error.unwrap().to_string(), "create: Invalid argument (Wrong mtu)");
+        }
+        assert_eq!(refusal("create", &[&[0; 4][..], &[0; HEADER]].concat()), None);
+        assert_eq!((failed_dump("list", &[0; 4]), failed_dump("list", &[])), (None, None));
+    }
 }

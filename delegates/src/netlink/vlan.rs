@@ -70,7 +70,7 @@ impl VlanMembership {
 }
 
 impl Netlink {
-    /// The VLANs of one port or bridge, a range as it was given, single ids otherwise.
+    /// The VLANs of one port or bridge, each by itself: ranges are not put together again.
     ///
     /// # Errors
     /// The kernel's refusal; `EOPNOTSUPP` on kernels without bridge VLAN filtering.

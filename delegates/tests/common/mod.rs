@@ -12,7 +12,7 @@ use musubi_delegates::netlink::link::NewLink;
 use musubi_delegates::netlink::route::{MAIN_TABLE, Route};
 use musubi_delegates::netlink::{Link, LinkChange};
 use musubi_delegates::netns::Namespace;
-use musubi_delegates::registry::run_standalone;
+use musubi_delegates::standalone;
 use nix::sched::{CloneFlags, unshare};
 use serde_json::{Value, json};
 
@@ -232,6 +232,6 @@ impl<'a> Plugin<'a> {
             version,
             netns_override: false,
         };
-        run_standalone(self.plugin_type, &request, Path::new(&self.host.folder.path().join("state")))
+        standalone::run(self.plugin_type, &request, Path::new(&self.host.folder.path().join("state")))
     }
 }

@@ -29,3 +29,26 @@ pub fn missing(network: &str, looked_in: &str) -> CniError {
     CniError::new(code::CONFIG, format!("network {network}: there is no such NetworkAttachmentDefinition{looked_in}"))
         .with_details("create the definition, or correct the name and namespace in the annotation")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_injected_where_there_is_none() {
+        let rows = [
+            (r#"{"type":"bridge"}"#, "net"),
+            (r#"{"name":"","type":"bridge"}"#, "net"),
+            (r#"{"name":null,"type":"bridge"}"#, "net"),
+            (r#"{"name":"other","type":"bridge"}"#, "other"),
+            (r#"{"plugins":[{"type":"bridge"}]}"#, "net"),
+            (r#"{"Name":"Other.1","plugins":[{"type":"bridge"}]}"#, "Other.1"),
+        ];
+        for (config, name) in rows {
+            let list = parse(config, "net").unwrap();
+            assert_eq!(list.name.as_ref().map(NetworkName::as_str), Some(name), "{config}");
+            let sent = list.request(0, None, &serde_json::Map::new()).unwrap();
+            assert_eq!(sent.name().unwrap().as_str(), name, "{config}");
+        }
+    }
+}

@@ -249,3 +249,45 @@ pub fn one_default_route<'a>(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_type_is_said_to_read_and_not_to_read_an_argument() {
+        for plugin_type in NOTHING_FROM_ARGS {
+            assert!(!reads(plugin_type, "IP") && !reads(plugin_type, "MAC"), "{plugin_type}");
+            assert!(!registry::BUNDLED.contains(plugin_type), "{plugin_type} speaks for itself");
+        }
+        let readers = [("IP", "host-local"), ("IP", "static"), ("IP", "whereabouts")];
+        let readers = readers.into_iter().chain(["bridge", "macvlan", "ovs", "cnv-bridge"].map(|t| ("MAC", t)));
+        for (argument, plugin_type) in readers {
+            assert!(reads(plugin_type, argument) && is_known(plugin_type), "{plugin_type} reads {argument}");
+        }
+        for (argument, plugin_type) in
+            [("IP", "bridge"), ("MAC", "ipvlan"), ("MAC", "ptp"), ("MAC", "vlan"), ("MAC", "host-local")]
+        {
+            assert!(!reads(plugin_type, argument) && is_known(plugin_type), "{plugin_type} does not read {argument}");
+        }
+    }
+
+    #[test]
+    fn each_family_has_one_default_route() {
+        let ip = |text: &str| text.parse().unwrap();
+        let [v4, v6, both, own] =
+            [vec![ip("10.0.0.1")], vec![ip("fd00::1")], vec![ip("10.0.0.1"), ip("fd00::1")], vec![]];
+        let good: [&[&Vec<std::net::IpAddr>]; 5] = [&[], &[&v4], &[&v4, &v6], &[&both], &[&own]];
+        for requests in good {
+            one_default_route(requests.iter().map(|gateways| ("n", gateways.as_slice()))).unwrap();
+        }
+        let bad: [&[&Vec<std::net::IpAddr>]; 4] = [&[&v4, &v4], &[&v6, &both], &[&own, &v4], &[&own, &own]];
+        for requests in bad {
+            let error = one_default_route(requests.iter().map(|gateways| ("ns/n", gateways.as_slice()))).unwrap_err();
+            assert!(
+                error.code == code::CONFIG && error.msg.contains("ns/n") && error.msg.contains("default-route"),
+                "{error}"
+            );
+        }
+    }
+}

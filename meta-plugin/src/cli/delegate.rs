@@ -4,12 +4,12 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use musubi_delegates::cni::request;
-use musubi_delegates::registry;
+use musubi_delegates::standalone;
 
 use super::STATE_DIR;
 
 /// Answers one CNI request as a bundled plugin.
 #[must_use]
 pub fn run(plugin_type: &str) -> ExitCode {
-    request::serve(|request| registry::run_standalone(plugin_type, request, Path::new(STATE_DIR)))
+    request::serve(|request| standalone::run(plugin_type, request, Path::new(STATE_DIR)))
 }

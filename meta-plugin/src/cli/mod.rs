@@ -1,4 +1,4 @@
-//! The command line: one file a command. All printing goes through [`Printer`].
+//! The command line: one file a command. All printing goes through [`print`].
 
 pub mod delegate;
 mod demo;

@@ -147,8 +147,7 @@ impl Operation<'_> {
     fn clear_orphan(&self, key: &Key, lock: &ContainerLock) {
         let Ok(Some(orphan)) = self.records.read_orphan(key) else { return };
         let errors = self.tear_down_stored(&orphan, lock);
-        let cleared =
-            errors.is_empty().then(|| self.records.remove_orphan(key)).unwrap_or_else(|| Err(joined(&errors)));
+        let cleared = if errors.is_empty() { self.records.remove_orphan(key) } else { Err(joined(&errors)) };
         if let Err(error) = cleared {
             tracing::warn!("container {}: still among the orphans: {error}", key.container_id);
         }

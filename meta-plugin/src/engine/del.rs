@@ -32,27 +32,34 @@ impl Operation<'_> {
                 Vec::new()
             }
         };
-        self.forget_status(&key, stored.as_ref());
+        let pod = self.pod_of(stored.as_ref());
         let outcome =
             if errors.is_empty() { self.records.remove(&key) } else { self.give_up_or_fail(stored, &key, &errors) };
+        // After the record, so that of several DELs for one pod the last sees that it is the last.
+        if let Some((namespace, name)) = pod {
+            self.forget_status(&key, &namespace, &name);
+        }
         if outcome.is_ok() {
             lock.remove();
         }
         outcome
     }
 
+    /// The pod that a record or else the request speaks of.
+    fn pod_of(&self, stored: Option<&Stored>) -> Option<(String, String)> {
+        let argument = |key| self.request.args.get(key).map(str::to_owned);
+        match stored {
+            Some(Stored::Whole(record)) => record.pod.as_ref().map(|pod| (pod.namespace.clone(), pod.name.clone())),
+            _ => argument("K8S_POD_NAMESPACE").zip(argument("K8S_POD_NAME")),
+        }
+    }
+
     /// The status of a pod that is gone is gone, unless the pod has a new sandbox by now, whose status it is. In a place
     /// that removes it with the pod there is nothing to do.
-    fn forget_status(&self, key: &Key, stored: Option<&Stored>) {
+    fn forget_status(&self, key: &Key, namespace: &str, name: &str) {
         if self.config.manifest_dir.is_none() {
             return;
         }
-        let argument = |key| self.request.args.get(key).map(str::to_owned);
-        let named = match stored {
-            Some(Stored::Whole(record)) => record.pod.as_ref().map(|pod| (pod.namespace.clone(), pod.name.clone())),
-            _ => argument("K8S_POD_NAMESPACE").zip(argument("K8S_POD_NAME")),
-        };
-        let Some((namespace, name)) = named else { return };
         let is_of_pod = |stored: &Stored| match stored {
             Stored::Whole(record) => {
                 record.key() != *key
@@ -63,7 +70,7 @@ impl Operation<'_> {
         if self.records.all().is_ok_and(|records| records.iter().any(is_of_pod)) {
             return;
         }
-        if let Err(error) = self.store.remove_status(&namespace, &name) {
+        if let Err(error) = self.store.remove_status(namespace, name) {
             tracing::warn!("{error}");
         }
     }

@@ -216,36 +216,41 @@ impl Stale {
     /// # Errors
     /// What could not be released; the record stays.
     pub fn release(&self, state_dir: &Path, deadline: Instant) -> Result<(), CniError> {
-        let container = ContainerId::parse(&self.key.container_id)?;
-        let lock = locking::take(state_dir, &container, Instant::now() + PATIENCE)?;
-        let records = Records::of(state_dir);
-        let now = if self.orphan { records.read_orphan(&self.key)? } else { records.read(&self.key)? };
-        let Some(stored) = now.filter(|now| is_unchanged(&self.stored, now)) else { return Ok(()) };
-        if self.orphan && records.read(&self.key)?.is_some() {
-            return Err(CniError::new(
-                code::TRY_AGAIN,
-                "the container is attached anew; what its last DEL left waits for the next",
-            )
-            .with_details("it is released after the container's DEL"));
-        }
-        if matches!(stored, Stored::Damaged { .. }) && !records.is_of_earlier_boot(&self.key) {
-            return Err(CniError::new(
-                code::TRY_AGAIN,
-                "its record is damaged, and whether its pod still runs nobody knows",
-            )
-            .with_details("its DEL, or the runtime's GC, releases what it has"));
-        }
-        self.release_now(&records, &stored, state_dir, lock, deadline)
+        self.under_lock(state_dir, |records, stored, lock| {
+            if self.orphan && records.read(&self.key)?.is_some() {
+                return Err(CniError::new(
+                    code::TRY_AGAIN,
+                    "the container is attached anew; what its last DEL left waits for the next",
+                )
+                .with_details("it is released after the container's DEL"));
+            }
+            if matches!(stored, Stored::Damaged { .. }) && !records.is_of_earlier_boot(&self.key) {
+                return Err(CniError::new(
+                    code::TRY_AGAIN,
+                    "its record is damaged, and whether its pod still runs nobody knows",
+                )
+                .with_details("its DEL, or the runtime's GC, releases what it has"));
+            }
+            self.release_now(records, stored, state_dir, lock, deadline)
+        })
     }
 
-    fn release_of_earlier_boot(&self, state_dir: &Path, deadline: Instant) -> Result<(), CniError> {
+    /// Does something with the record as it is now, under the lock of its container, unless it has changed meanwhile.
+    fn under_lock(
+        &self,
+        state_dir: &Path,
+        work: impl FnOnce(&Records, &Stored, &ContainerLock) -> Result<(), CniError>,
+    ) -> Result<(), CniError> {
         let container = ContainerId::parse(&self.key.container_id)?;
         let lock = locking::take(state_dir, &container, Instant::now() + PATIENCE)?;
         let records = Records::of(state_dir);
-        match records.read(&self.key)?.filter(|now| is_unchanged(&self.stored, now)) {
-            Some(stored) => self.release_now(&records, &stored, state_dir, lock, deadline),
+        let now = if self.orphan { records.read_orphan(&self.key) } else { records.read(&self.key) };
+        let outcome = match now?.filter(|now| is_unchanged(&self.stored, now)) {
+            Some(stored) => work(&records, &stored, &lock),
             None => Ok(()),
-        }
+        };
+        lock.remove();
+        outcome
     }
 
     fn release_now(
@@ -253,20 +258,14 @@ impl Stale {
         records: &Records,
         stored: &Stored,
         state_dir: &Path,
-        lock: ContainerLock,
+        lock: &ContainerLock,
         deadline: Instant,
     ) -> Result<(), CniError> {
-        let errors = tear_down(state_dir, records, stored, &lock, deadline)?;
+        let errors = tear_down(state_dir, records, stored, lock, deadline)?;
         if !errors.is_empty() {
             return Err(joined(&errors));
         }
-        if self.orphan {
-            records.remove_orphan(&self.key)?
-        } else {
-            records.remove(&self.key)?
-        }
-        lock.remove();
-        Ok(())
+        if self.orphan { records.remove_orphan(&self.key) } else { records.remove(&self.key) }
     }
 }
 
@@ -325,7 +324,7 @@ fn resources(attached: &Attached) -> Vec<String> {
 /// their addresses would be missing.
 ///
 /// # Errors
-/// The state folder cannot be read or written.
+/// The state folder cannot be read.
 pub fn release_earlier_boots(state_dir: &Path, own: &ContainerId, deadline: Instant) -> Result<(), CniError> {
     let marker = state_dir.join("boot");
     let boot = crate::record::boot_id();
@@ -341,12 +340,17 @@ pub fn release_earlier_boots(state_dir: &Path, own: &ContainerId, deadline: Inst
         if !earlier || stale.orphan || stale.key.container_id == own.as_str() {
             continue;
         }
-        if let Err(error) = stale.release_of_earlier_boot(state_dir, deadline) {
+        if let Err(error) = stale.under_lock(state_dir, |records, stored, lock| {
+            stale.release_now(records, stored, state_dir, lock, deadline)
+        }) {
             tracing::warn!("container {}: {error}", stale.key.container_id);
         }
     }
-    crate::store::directory::write_whole(&marker, boot.as_bytes())
-        .map_err(|e| CniError::new(code::IO, format!("write {}: {e}", marker.display())))
+    // Without the marker the next ADD looks again.
+    if let Err(e) = crate::store::directory::write_whole(&marker, boot.as_bytes()) {
+        tracing::warn!("write {}: {e}", marker.display());
+    }
+    Ok(())
 }
 
 /// Whether orphans are to be tried again: there are some, and the last try is a minute ago.

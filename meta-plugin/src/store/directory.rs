@@ -1,7 +1,7 @@
 //! The directory store: every manifest below a folder, for one machine without an API server. A pod's status is written
 //! below the folder's own `status/`, which is not read.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -16,8 +16,6 @@ use super::{Definition, Pod, Store};
 
 /// The folder below `manifestDir` that statuses are written to.
 const STATUS: &str = "status";
-/// Folders inside folders this deep at most; a loop of links ends here.
-const DEPTH: usize = 16;
 
 /// A folder of manifests, read once.
 #[derive(Debug)]
@@ -154,6 +152,7 @@ impl Store for DirectoryStore {
             }
             _ => {}
         }
+        remove_abandoned(&file);
         // The namespace's folder goes with its last pod; it is not empty while there are others.
         let _ = file.parent().map(fs::remove_dir);
         Ok(())
@@ -171,23 +170,30 @@ fn insert<T>(objects: &mut HashMap<(String, String), Found<T>>, key: (String, St
         .or_insert_with(|| Found { object, files: vec![file.to_owned()] });
 }
 
-/// The manifest files below a folder, sorted, without those of `status/`.
+/// The manifest files below a folder, sorted, without those of `status/`. Links are followed, and what two paths lead to
+/// is read once: a mounted ConfigMap shows each of its files three times.
 fn manifest_files(folder: &Path) -> io::Result<Vec<PathBuf>> {
-    let mut files = Vec::new();
-    let mut folders = vec![(folder.to_owned(), 0)];
-    while let Some((current, depth)) = folders.pop() {
+    let mut files = BTreeMap::new();
+    let mut folders = vec![folder.to_owned()];
+    let mut seen = BTreeSet::new();
+    while let Some(current) = folders.pop() {
+        if !seen.insert(fs::canonicalize(&current)?) {
+            continue;
+        }
         for entry in fs::read_dir(&current)? {
             let path = entry?.path();
             if path.is_dir() {
-                let is_status = depth == 0 && path.file_name().is_some_and(|name| name == STATUS);
-                if !is_status && depth < DEPTH {
-                    folders.push((path, depth + 1));
-                }
+                folders.extend(Some(path).filter(|path| *path != folder.join(STATUS)));
             } else if is_manifest(&path) {
-                files.push(path);
+                let itself = fs::canonicalize(&path).unwrap_or_else(|_| path.clone());
+                files
+                    .entry(itself)
+                    .and_modify(|first: &mut PathBuf| *first = path.clone().min(first.clone()))
+                    .or_insert(path);
             }
         }
     }
+    let mut files: Vec<PathBuf> = files.into_values().collect();
     files.sort();
     Ok(files)
 }
@@ -217,9 +223,22 @@ fn first_line(text: &str) -> String {
 pub fn write_whole(file: &Path, bytes: &[u8]) -> io::Result<()> {
     let folder = file.parent().unwrap_or(Path::new("."));
     fs::create_dir_all(folder)?;
-    let mut temporary = tempfile::NamedTempFile::new_in(folder)?;
+    let mut temporary = tempfile::Builder::new().prefix(&temporary_prefix(file)).tempfile_in(folder)?;
     io::Write::write_all(&mut temporary, bytes)?;
     temporary.persist(file).map(drop).map_err(|e| e.error)
+}
+
+fn temporary_prefix(file: &Path) -> String {
+    format!(".{}.", file.file_name().unwrap_or_default().to_string_lossy())
+}
+
+/// Removes what a process that was killed in the middle of [`write_whole`] left beside a file.
+fn remove_abandoned(file: &Path) {
+    let prefix = temporary_prefix(file);
+    let beside = file.parent().and_then(|folder| fs::read_dir(folder).ok()).into_iter().flatten().flatten();
+    for entry in beside.filter(|entry| entry.file_name().to_string_lossy().starts_with(&prefix)) {
+        let _ = fs::remove_file(entry.path());
+    }
 }
 
 /// The part of a manifest that is read.
@@ -305,5 +324,123 @@ impl Manifest {
             config: self.spec.and_then(|spec| spec.config).filter(|config| !config.trim().is_empty()),
             resource_name: annotations.remove(RESOURCE_NAME_ANNOTATION),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn store(files: &[(&str, &str)]) -> (tempfile::TempDir, DirectoryStore) {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, text) in files {
+            let file = folder.path().join(name);
+            fs::create_dir_all(file.parent().unwrap()).unwrap();
+            fs::write(file, text).unwrap();
+        }
+        let store = DirectoryStore::read(folder.path()).unwrap();
+        (folder, store)
+    }
+
+    #[test]
+    fn objects_are_found_in_every_kind_of_file() {
+        let (_folder, store) = store(&[
+            (
+                "a.yaml",
+                "kind: Pod\nmetadata: {name: one}\n---\n---\nkind: Pod\nmetadata: {name: two, namespace: other}\n",
+            ),
+            ("deep/er/b.yml", "kind: Pod\nmetadata:\n  name: three\n  annotations: {a: b, empty: }\n"),
+            (
+                "c.json",
+                r#"{"kind":"List","items":[{"kind":"Pod","metadata":{"name":"four"}},{"kind":"PodList","items":[{"kind":"Pod","metadata":{"name":"five"}}]}]}"#,
+            ),
+            (
+                "d.json",
+                "{\"kind\":\"Pod\",\"metadata\":{\"name\":\"six\",\"uid\":\"u\"},\"spec\":{\"hostNetwork\":true}}\n{\"kind\":\"Service\"}",
+            ),
+            ("e.txt", "kind: Pod\nmetadata: {name: seven}\n"),
+            ("status/default/eight.json", r#"{"kind":"Pod","metadata":{"name":"eight"}}"#),
+            ("deep/status/f.json", r#"{"kind":"Pod","metadata":{"name":"nine"}}"#),
+            ("empty.yaml", ""),
+        ]);
+        let found = |namespace: &str, name: &str| store.pod(namespace, name).unwrap();
+        for (namespace, name) in [
+            ("default", "one"),
+            ("other", "two"),
+            ("default", "three"),
+            ("default", "four"),
+            ("default", "five"),
+            ("default", "nine"),
+        ] {
+            assert!(found(namespace, name).is_some(), "{namespace}/{name}");
+        }
+        for name in ["two", "seven", "eight"] {
+            assert!(found("default", name).is_none(), "{name}");
+        }
+        let three = found("default", "three").unwrap();
+        assert_eq!(three.annotations, BTreeMap::from([("a".into(), "b".into()), ("empty".into(), String::new())]));
+        let six = found("default", "six").unwrap();
+        assert_eq!((six.uid.as_str(), six.host_network), ("u", true));
+        assert_eq!(store.warnings(), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_definition_is_read_with_its_resource() {
+        let (_folder, store) = store(&[(
+            "nad.yaml",
+            "kind: NetworkAttachmentDefinition\nmetadata:\n  name: sriov\n  annotations: {k8s.v1.cni.cncf.io/resourceName: intel.com/vf}\nspec:\n  config: |\n    {\"type\": \"sriov\"}\n",
+        )]);
+        let found = store.network("default", "sriov").unwrap().unwrap();
+        assert_eq!(found.resource_name.as_deref(), Some("intel.com/vf"));
+        assert_eq!(found.config.as_deref().map(str::trim), Some("{\"type\": \"sriov\"}"));
+    }
+
+    #[test]
+    fn a_status_is_written_below_its_own_folder_and_removed() {
+        let (folder, store) = store(&[("a.yaml", "kind: Pod\nmetadata: {name: one, uid: u}\n")]);
+        let pod = store.pod("default", "one").unwrap().unwrap();
+        store.write_status(&pod, &[]).unwrap();
+        let file = folder.path().join("status/default/one.json");
+        let object: Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+        assert_eq!(
+            object,
+            json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "one", "namespace": "default", "uid": "u",
+                   "annotations": {NETWORK_STATUS_ANNOTATION: "[]"}}})
+        );
+        assert!(DirectoryStore::read(folder.path()).unwrap().pod("default", "one").is_ok(), "it is no second pod");
+        store.remove_status("default", "one").unwrap();
+        store.remove_status("default", "one").unwrap();
+        assert!(!folder.path().join("status/default").exists());
+    }
+
+    /// What a runtime or a manifest calls a pod never leads out of the folder.
+    #[test]
+    fn names_are_no_paths() {
+        let (folder, store) = store(&[("keep.json", "{}")]);
+        for (namespace, name) in
+            [("..", "keep"), ("default", "../../keep"), ("/", "etc/passwd"), ("", "keep"), ("default", "")]
+        {
+            store.remove_status(namespace, name).unwrap();
+            let pod = Pod { namespace: namespace.into(), name: name.into(), ..Pod::default() };
+            assert_eq!(store.write_status(&pod, &[]).unwrap_err().code, code::CONFIG, "{namespace}/{name}");
+        }
+        assert!(folder.path().join("keep.json").exists() && !folder.path().join("status").exists());
+    }
+
+    /// As a mounted ConfigMap has them, and in a circle.
+    #[test]
+    fn what_links_lead_to_is_read_once() {
+        let (folder, _) = store(&[("..2026/a.yaml", "kind: Pod\nmetadata: {name: one}\n")]);
+        let link = |to: &Path, name: &str| std::os::unix::fs::symlink(to, folder.path().join(name)).unwrap();
+        link(Path::new("..2026"), "..data");
+        link(Path::new("..data/a.yaml"), "a.yaml");
+        link(folder.path(), "..2026/again");
+        link(Path::new("nowhere.yaml"), "dangling.yaml");
+        let store = DirectoryStore::read(folder.path()).unwrap();
+        assert!(store.pod("default", "one").unwrap().is_some());
+        assert_eq!(store.warnings().len(), 1, "{:?}", store.warnings());
+        assert!(store.warnings()[0].contains("dangling.yaml"));
+        let missing = DirectoryStore::read(Path::new("/nonexistent")).unwrap_err();
+        assert!(missing.code == code::CONFIG && missing.msg.contains("manifestDir /nonexistent"), "{missing}");
     }
 }

@@ -1,4 +1,4 @@
-//! Builds binaries of this crate as static files, to run in a virtual machine that has no libraries. The explicit
+//! Builds binaries of this workspace as static files, to run in a virtual machine that has no libraries. The explicit
 //! `--target` keeps the flag away from procedural macros, which cannot be static.
 
 use std::path::PathBuf;
@@ -9,21 +9,21 @@ use serde_json::Value;
 
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 
-/// The program `name`.
+/// The program `name` of this crate.
 pub(super) fn binary(name: &str) -> Result<PathBuf> {
-    build("--bin", name)
+    build(env!("CARGO_PKG_NAME"), "--bin", name)
 }
 
-/// The integration-test binary `name`.
-pub(super) fn test(name: &str) -> Result<PathBuf> {
-    build("--test", name)
+/// The integration-test binary `name` of a package.
+pub(super) fn test(package: &str, name: &str) -> Result<PathBuf> {
+    build(package, "--test", name)
 }
 
-fn build(kind: &str, name: &str) -> Result<PathBuf> {
+fn build(package: &str, kind: &str, name: &str) -> Result<PathBuf> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let flags = std::env::var("RUSTFLAGS").unwrap_or_default();
     let built = Command::new(cargo)
-        .args(["build", "--quiet", "--package", env!("CARGO_PKG_NAME"), kind, name, "--target", TARGET])
+        .args(["build", "--quiet", "--package", package, kind, name, "--target", TARGET])
         .args(["--message-format", "json-render-diagnostics", "--manifest-path", env!("CARGO_MANIFEST_PATH")])
         .env("RUSTFLAGS", format!("{flags} -C target-feature=+crt-static"))
         .env_remove("CARGO_ENCODED_RUSTFLAGS")

@@ -14,7 +14,9 @@ type Manifest = (String, String);
 
 #[test]
 fn a_wrong_configuration_of_ours() {
-    let node = Node::new();
+    let mut node = Node::new();
+    // No plugins but ours: the reference ones would take over what ours do not serve.
+    node.cni_path = vec![node.folder().to_owned()];
     let base = node.config(&node.default_bridge());
     let with = |keys: Value| {
         let mut config = base.clone();
@@ -169,6 +171,7 @@ fn a_container_that_was_never_attached() {
     let (code, message) = node.call("CHECK", &sandbox, &config).error();
     assert_eq!(code, 3);
     assert!(message.contains("c1") && message.contains("musubi-network"), "{message}");
+    assert_untouched("CHECK", &node, &sandbox);
     node.call("DEL", &sandbox, &config).succeeded();
     assert_untouched("DEL", &node, &sandbox);
 }

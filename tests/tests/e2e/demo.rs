@@ -147,21 +147,23 @@ fn kernel_has_ipvlan() -> bool {
     }
 }
 
-/// Words that start a program as a user without any right. Nobody of the machine where we are its root; where we are
-/// root of a user namespace with no other user in it, that one without its rights.
-fn without_rights() -> Vec<&'static str> {
+/// Words that start a program as a user without any right, and those that start another beside it. Nobody of the machine
+/// where we are its root; where we are root of a user namespace with no other user in it, one of a namespace below.
+fn without_rights() -> [Vec<&'static str>; 2] {
     let map = std::fs::read_to_string("/proc/self/uid_map").unwrap();
     if map.split_whitespace().eq(["0", "0", "4294967295"]) {
-        vec!["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", "--"]
+        let nobody = vec!["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", "--"];
+        [nobody.clone(), nobody]
     } else {
-        vec!["setpriv", "--bounding-set=-all", "--inh-caps=-all", "--"]
+        [vec!["unshare", "--user", "--map-user", "65534", "--map-group", "65534", "--"], Vec::new()]
     }
 }
 
 #[test]
 fn every_network_answers_and_nothing_is_left_for_root_and_for_nobody() {
     let has_ipvlan = kernel_has_ipvlan();
-    for prefix in [Vec::new(), without_rights()] {
+    let [nobody, _] = without_rights();
+    for prefix in [Vec::new(), nobody] {
         let host = Host::new();
         let before = host.state();
         let output = host.demo(&prefix);
@@ -270,11 +272,12 @@ impl Kept {
 #[test]
 fn kept_it_can_be_entered_by_the_commands_it_prints() {
     let host = Host::new();
-    for prefix in [Vec::new(), without_rights()] {
+    let [nobody, beside] = without_rights();
+    for (prefix, beside) in [(Vec::new(), Vec::new()), (nobody, beside)] {
         let kept = Kept::start(&host, &prefix);
         assert_eq!(kept.commands.len(), 6, "two nodes and four pods");
-        assert!(kept.interfaces(&prefix, "node-1").contains("mvx100:"));
-        let inside = kept.interfaces(&prefix, "cache");
+        assert!(kept.interfaces(&beside, "node-1").contains("mvx100:"));
+        let inside = kept.interfaces(&beside, "cache");
         assert!(inside.contains("net3:") && !inside.contains("mvx100:"), "{inside}");
         let (code, report) = kept.enter();
         assert_eq!((code, cells(&report, |ping| ping["ok"] != true)), (Some(0), BTreeSet::new()), "{prefix:?}");

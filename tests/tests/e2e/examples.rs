@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use musubi_delegates::netlink::{LinkChange, NewLink, address};
+use musubi_delegates::netlink::address;
 use musubi_tests::node::{Node, Sandbox, link_names, musubi};
 use musubi_tests::vm::{Machine, guest};
 use serde_json::{Value, json};
@@ -60,14 +60,10 @@ fn files(folder: &str) -> Vec<(String, String)> {
 /// A node as the manifests suppose it: eth0 and eth1 lead to other nodes, eth0 has an address.
 fn node() -> Node {
     let node = Node::new();
-    let host = node.host.open();
     for (name, other_end) in [("eth0", "other0"), ("eth1", "other1")] {
-        host.netlink.request(NewLink::named(name).veth(NewLink::named(other_end))).unwrap();
-        for end in [name, other_end] {
-            let index = host.netlink.link_by_name(end).unwrap().unwrap().index;
-            host.netlink.request(LinkChange::of(index, "bring up").up().request()).unwrap();
-        }
+        node.add_uplink(name, other_end);
     }
+    let host = node.host.open();
     let index = host.netlink.link_by_name("eth0").unwrap().unwrap().index;
     host.netlink.request(address::add(index, "192.168.50.1/24".parse().unwrap(), false)).unwrap();
     for (name, text) in files("definitions") {

@@ -277,6 +277,13 @@ fn further_default_networks_come_before_the_pods_own() {
     let all = ["kube-system/cluster@eth0", "kube-system/extra1@net1", "kube-system/extra2@net2", "default/blue@net3"];
     assert_eq!(names(&config, "default"), all);
     assert_eq!(names(&config, "kube-system"), ["kube-system/cluster@eth0", "default/blue@net1"]);
+    // The annotation puts another network in the place of the first alone.
+    node.manifest(
+        "pod-other-web.yaml",
+        "kind: Pod\nmetadata: {name: web, namespace: other, annotations: {v1.multus-cni.io/default-network: extra2}}\n",
+    );
+    let chosen = ["kube-system/extra2@eth0", "kube-system/extra1@net1", "kube-system/extra2@net2"];
+    assert_eq!(names(&config, "other"), chosen);
     config["systemNamespaces"] = json!(["apps"]);
     assert_eq!(names(&config, "kube-system"), all);
     assert_eq!(names(&config, "apps"), ["kube-system/cluster@eth0", "default/blue@net1"]);

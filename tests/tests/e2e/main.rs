@@ -2,12 +2,17 @@
 
 mod annotations;
 mod bad_input;
+mod concurrency;
 mod demo;
 mod examples;
 mod explain;
 mod faults;
+mod lifecycle;
+mod multus;
 mod oracle;
 mod path;
 mod plan;
 mod scene;
+mod status;
+mod vm_kinds;
 mod vm_smoke;

@@ -362,6 +362,41 @@ fn gc_tells_each_network_what_our_records_hold() {
     );
 }
 
+/// multus.md §1a `auxiliaryCNIChainName`: plugins of a folder beside the default network's file run after all networks.
+#[test]
+fn an_auxiliary_chain_runs_last() {
+    let node = node();
+    let folder = node.folder().join("net.d");
+    std::fs::create_dir_all(folder.join("vendor")).unwrap();
+    let file = folder.join("10-primary.conf");
+    std::fs::write(&file, single("primary", "1.0.0").to_string()).unwrap();
+    node.definition("default", "blue", &single("blue", "1.0.0"));
+    node.pod("default", "web", "blue");
+    let mut config = node.config(&single("unused", "1.0.0"));
+    config["cniVersion"] = json!("1.0.0");
+    config.as_object_mut().unwrap().shift_remove("delegates");
+    config["clusterNetwork"] = json!(file);
+    config["auxiliaryCNIChainName"] = json!("vendor");
+    assert_eq!(configs(&explain(&node, &config, "web")).len(), 2, "an empty folder is no chain");
+
+    for (name, plugin) in [("20-b.conf", "rec-third"), ("10-a.conf", "rec-second")] {
+        std::fs::write(folder.join("vendor").join(name), json!({"type": plugin}).to_string()).unwrap();
+    }
+    let sandbox = Sandbox::new("c1", "default/web");
+    let result = node.call("ADD", &sandbox, &config).result();
+    assert_eq!(result["ips"][0]["address"], "10.5.0.2/24", "the runtime still gets the default network's result");
+    let calls = recorded::take(&node);
+    assert_eq!(plugins(&calls), ["rec-main", "rec-main", "rec-second", "rec-third"]);
+    for call in &calls[2..] {
+        assert_eq!((&call.conf()["name"], call.var("CNI_IFNAME")), (&json!("vendor"), "net2"));
+        assert_eq!(call.conf()["prevResult"]["cniVersion"], "1.0.0", "chained plugins get a result, an empty one");
+    }
+    node.call("DEL", &sandbox, &config).succeeded();
+    let deleted = recorded::take(&node);
+    assert_eq!(plugins(&deleted), ["rec-third", "rec-second", "rec-main", "rec-main"]);
+    assert_eq!(node.leftover_files(), Vec::<String>::new());
+}
+
 fn node() -> Node {
     let mut node = Node::new();
     recorded::install(&mut node, Path::new(env!("CARGO_BIN_EXE_recorder")), PLUGINS);

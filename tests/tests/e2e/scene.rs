@@ -106,7 +106,9 @@ impl Scene {
     }
 
     pub fn records(&self) -> Vec<PathBuf> {
-        files(self.node.state().join("records"))
+        let mut records = files(self.node.state().join("records"));
+        records.retain(|file| !file.file_name().unwrap().to_string_lossy().starts_with('.'));
+        records
     }
 
     pub fn orphans(&self) -> Vec<PathBuf> {
@@ -215,4 +217,34 @@ pub fn assert_words(message: &str, words: &[&str], case: &str) {
     }
     assert!(!message.contains('\n') && message.len() < 400, "{case}: not one line for a person: {message:?}");
     assert!(!message.contains('{'), "{case}: a configuration is dumped: {message:?}");
+}
+
+/// What `nft flush ruleset` of another program does to the calling thread's namespace: one transaction that deletes every
+/// table of every family.
+pub fn flush_ruleset() {
+    use nix::sys::socket::{
+        AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, recv, sendto, socket,
+    };
+    use std::os::fd::AsRawFd;
+
+    const NF_TABLES: u16 = 10;
+    let (begin, end, delete_table) = (0x10_u16, 0x11_u16, NF_TABLES << 8 | 2);
+    let (request, acknowledged) = (1_u16, 1 | 4);
+    let mut batch = Vec::new();
+    for (kind, flags, subsystem) in
+        [(begin, request, NF_TABLES), (delete_table, acknowledged, 0), (end, request, NF_TABLES)]
+    {
+        batch.extend(20_u32.to_ne_bytes()); // nlmsghdr: length, type, flags, sequence, port
+        batch.extend(kind.to_ne_bytes());
+        batch.extend(flags.to_ne_bytes());
+        batch.extend([0; 8]);
+        batch.extend([0; 2]); // nfgenmsg: family (any), version, subsystem
+        batch.extend(subsystem.to_be_bytes());
+    }
+    let protocol = SockProtocol::NetlinkNetFilter;
+    let netlink = socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, protocol).unwrap();
+    sendto(netlink.as_raw_fd(), &batch, &NetlinkAddr::new(0, 0), MsgFlags::empty()).unwrap();
+    let mut answer = [0; 256];
+    assert!(recv(netlink.as_raw_fd(), &mut answer, MsgFlags::empty()).unwrap() >= 20);
+    assert_eq!(answer[16..20], [0; 4], "the kernel refuses the flush");
 }

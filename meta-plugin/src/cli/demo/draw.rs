@@ -158,9 +158,7 @@ fn remains(report: &Report) -> String {
         let _ = writeln!(text, "✗ left behind: {leftover}");
     }
     if report.leftovers.is_empty() {
-        text.push_str(
-            "✓ nothing is left: links, addresses, routes, rules, reservations, records, statuses: as before\n",
-        );
+        text.push_str("✓ nothing is left: links, addresses, rules, reservations, records and statuses are as before\n");
     }
     if !report.kept.is_empty() {
         let _ = writeln!(text, "· bridges without ports stay with their nodes, as with the reference plugin:");

@@ -13,13 +13,13 @@ mod runtime;
 
 use std::collections::BTreeMap;
 use std::io::{self, IsTerminal};
-use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Args;
 use serde::Serialize;
 
 use super::{print, print_json};
+use enter::Own;
 use lab::Lab;
 use manifests::{Manifests, Network};
 use observe::{Ping, PodReport};
@@ -67,8 +67,8 @@ impl Report {
 
 pub(super) fn run(options: &Options) -> anyhow::Result<ExitCode> {
     let progress = Progress::new();
-    let folder = progress.step("leave the machine's namespaces for our own", enter::enter)?;
-    let (lab, report) = show(options, &progress, &folder)?;
+    let own = progress.step("leave the machine's namespaces for our own", enter::enter)?;
+    let (lab, report) = show(options, &progress, &own)?;
     if options.json {
         print_json(&serde_json::to_value(&report)?)?;
     } else {
@@ -80,13 +80,13 @@ pub(super) fn run(options: &Options) -> anyhow::Result<ExitCode> {
 }
 
 /// From an empty machine to an empty machine.
-fn show(options: &Options, progress: &Progress, folder: &Path) -> anyhow::Result<(Lab, Report)> {
+fn show(options: &Options, progress: &Progress, own: &Own) -> anyhow::Result<(Lab, Report)> {
     let mut report = Report::default();
     let mut manifests = Manifests::read()?;
     progress.step("see what this kernel can do", || skip_what_is_missing(&mut manifests, &mut report.skipped))?;
     let networks = manifests.networks()?;
     let default = networks.first().map(|network| network.name.clone()).unwrap_or_default();
-    let lab = progress.step("two nodes and a cable between them", || Lab::build(folder, &manifests))?;
+    let lab = progress.step("two nodes and a cable between them", || Lab::build(&own.folder, &manifests))?;
     let before = Snapshot::of(&lab)?;
 
     call_for_each(&lab, progress, "ADD")?;
@@ -98,7 +98,7 @@ fn show(options: &Options, progress: &Progress, folder: &Path) -> anyhow::Result
     };
     progress.step("ping every pod from every other, on every network", || ping(&mut report))?;
     if options.keep {
-        hold(&lab, progress)?;
+        hold(&lab, progress, own)?;
         progress.step("ping again", || ping(&mut report))?;
     }
     call_for_each(&lab, progress, "DEL")?;
@@ -137,9 +137,9 @@ fn call_for_each(lab: &Lab, progress: &Progress, command: &str) -> anyhow::Resul
 }
 
 /// Says how to get inside, and waits for Enter or the end of the input.
-fn hold(lab: &Lab, progress: &Progress) -> anyhow::Result<()> {
+fn hold(lab: &Lab, progress: &Progress, own: &Own) -> anyhow::Result<()> {
     let process = std::process::id();
-    let user = if is_in_user_namespace() { format!("-t {process} -U --preserve-credentials ") } else { String::new() };
+    let user = if own.in_user_namespace { format!("-t {process} -U --preserve-credentials ") } else { String::new() };
     progress.say("\nThe cluster stays until Enter. To get inside, from another terminal:\n");
     let nodes = lab.nodes.iter().map(|node| (&node.name, &node.namespace));
     for (name, namespace) in nodes.chain(lab.pods.iter().map(|pod| (&pod.name, &pod.namespace))) {
@@ -148,10 +148,4 @@ fn hold(lab: &Lab, progress: &Progress) -> anyhow::Result<()> {
     progress.say("\nBreak something (ip link set net1 down), press Enter, and see which pings fail.");
     io::stdin().read_line(&mut String::new())?;
     Ok(())
-}
-
-/// The first user namespace maps every id to itself.
-fn is_in_user_namespace() -> bool {
-    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
-    map.split_whitespace().ne(["0", "0", "4294967295"])
 }

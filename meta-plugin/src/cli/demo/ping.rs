@@ -14,8 +14,8 @@ use nix::sys::socket::{
 use nix::sys::time::{TimeVal, TimeValLike};
 
 /// How often an echo is sent before it counts as lost, and how long each is waited for.
-const TRIES: u16 = 2;
-const PATIENCE: Duration = Duration::from_millis(700);
+const TRIES: u16 = 3;
+const PATIENCE: Duration = Duration::from_secs(1);
 const DATA: &[u8] = b"musubi demo";
 
 /// One echo to send.

@@ -85,6 +85,8 @@ pub fn del_survives(conf: &Value, prepare: fn(&Stage), losses: &[Loss]) {
         conf["name"] = "net".into();
         let added = stage.call(Who::Ours, "ADD", &conf);
         assert!(added.ok, "{what}: {}", added.stdout);
+        let guarded = ["ipMasq", "macspoofchk"].iter().filter(|key| conf[**key] == true).count();
+        assert_eq!(facts::rules(&stage).len(), guarded, "{what}: rules after ADD");
         conf = with_result(&stage.place(&conf), &added.json());
         (loss.spoil)(&stage, &mut conf);
         let netns = del_in(&stage, loss.pod);
@@ -95,6 +97,7 @@ pub fn del_survives(conf: &Value, prepare: fn(&Stage), losses: &[Loss]) {
         }
         let files: Vec<String> = stage.node.leftover_files();
         assert_eq!(files, Vec::<String>::new(), "{what}");
+        assert_eq!(facts::rules(&stage), facts::Facts::new(), "{what}: rules after DEL");
         if loss.pod == Pod::There {
             let mut left = left(&facts::state(&stage), &before);
             // What the loss itself took.

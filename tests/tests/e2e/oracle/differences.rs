@@ -94,3 +94,17 @@ pub const WANTED: &[(&str, &str, &str)] = &[
     ("static: CNI_ARGS of several", "result/ips/0/gateway", CNI_GATEWAY),
     ("static: CNI_ARGS of several", "result/ips/1/gateway", CNI_GATEWAY),
 ];
+
+#[test]
+fn each_is_of_a_case_that_runs() {
+    use super::{bridge, in_vm, ipam, kinds, versions};
+    let tables = [bridge::TABLES, in_vm::TABLES, ipam::TABLES, kinds::TABLES, versions::TABLES].concat();
+    let mut names: Vec<String> = tables.iter().flat_map(|table| table()).map(|case| case.name).collect();
+    names.extend(ipam::CONTENTS.iter().map(|content| ipam::case_of(content)));
+    let unknown: Vec<&str> =
+        WANTED.iter().map(|(case, _, _)| *case).filter(|case| !names.iter().any(|name| name == case)).collect();
+    assert_eq!(unknown, Vec::<&str>::new());
+    names.sort();
+    let doubles: Vec<&[String]> = names.windows(2).filter(|pair| pair[0] == pair[1]).collect();
+    assert_eq!(doubles, Vec::<&[String]>::new(), "two cases of one name share their differences");
+}

@@ -6,6 +6,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
+use musubi_delegates::firewall;
 use musubi_delegates::netlink::{Link, Netlink};
 use musubi_tests::netns::Netns;
 use nix::libc;
@@ -42,6 +43,21 @@ pub fn state(stage: &Stage) -> Facts {
         place.vlans(prefix, &names, &mut facts);
     }
     files(&stage.node.reservations(), "files", &mut facts);
+    facts.extend(rules(stage));
+    facts
+}
+
+/// Whom our tables of nf_tables have rules for.
+pub fn rules(stage: &Stage) -> Facts {
+    let owners = stage.node.host.enter(|| {
+        let nft = Netlink::netfilter().expect("a netlink socket");
+        let masqueraded = firewall::masqueraded_owners(&nft).expect("rules");
+        (masqueraded, firewall::spoof_checked_owners(&nft).expect("rules"))
+    });
+    let mut facts = Facts::new();
+    for (what, owners) in [("masquerade", owners.0), ("spoof check", owners.1)] {
+        facts.extend(owners.iter().map(|owner| (format!("host/rules/{what}/{owner}"), "there".to_owned())));
+    }
     facts
 }
 

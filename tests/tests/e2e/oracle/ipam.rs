@@ -4,7 +4,11 @@ use serde_json::{Value, json};
 
 use super::compare::{Case, compare, judge};
 use super::facts::{self, Facts};
-use super::stage::{BOTH, BOTH_WAYS, Stage, Who, dual_stack, extend, host_local};
+use super::stage::{BOTH, BOTH_WAYS, Stage, Who, dual_stack, extend, host_local, small_pool};
+
+/// All tables of this file.
+pub const TABLES: &[fn() -> Vec<Case>] =
+    &[host_local_pools_cases, host_local_requests_cases, host_local_refusals_cases, static_addresses_cases];
 
 fn pool(what: &str, ipam: Value) -> Case {
     Case::new("host-local", what, json!({"ipam": ipam}))
@@ -12,7 +16,11 @@ fn pool(what: &str, ipam: Value) -> Case {
 
 #[test]
 fn host_local_pools() {
-    compare(vec![
+    compare(host_local_pools_cases());
+}
+
+fn host_local_pools_cases() -> Vec<Case> {
+    vec![
         pool("one subnet", host_local("10.7.0.0/24", &json!({}))).thorough(),
         pool(
             "two range sets and routes",
@@ -47,14 +55,18 @@ fn host_local_pools() {
             "ipam": host_local("10.7.0.0/24", &json!({"ranges": [[{"subnet": "10.8.0.0/24"}]]})),
             "runtimeConfig": {"ipRanges": [[{"subnet": "10.9.0.0/24"}]]}}),
         ),
-    ]);
+    ]
 }
 
 #[test]
 fn host_local_requests() {
+    compare(host_local_requests_cases());
+}
+
+fn host_local_requests_cases() -> Vec<Case> {
     let lan = host_local("10.7.0.0/24", &json!({}));
     let args = |ips: Value| json!({"ipam": dual_stack(&json!({})), "args": {"cni": {"ips": ips}}});
-    compare(vec![
+    vec![
         pool("CNI_ARGS IP", lan.clone()).args("IP=10.7.0.50"),
         pool("CNI_ARGS IP with a prefix", lan.clone()).args("IP=10.7.0.50/24"),
         pool("CNI_ARGS IP outside", lan.clone()).args("IP=10.8.0.50").refused(7),
@@ -69,13 +81,17 @@ fn host_local_requests() {
             "runtimeConfig.ips",
             json!({"ipam": dual_stack(&json!({})), "runtimeConfig": {"ips": ["fd07::7/64", "10.7.0.7"]}}),
         ),
-    ]);
+    ]
 }
 
 #[test]
 fn host_local_refusals() {
+    compare(host_local_refusals_cases());
+}
+
+fn host_local_refusals_cases() -> Vec<Case> {
     let ranges = |ranges: Value| json!({"type": "host-local", "dataDir": "$DATA", "ranges": ranges});
-    compare(vec![
+    vec![
         pool("no range", json!({"type": "host-local", "dataDir": "$DATA"})).refused(7),
         pool("host bits", host_local("10.7.0.5/24", &json!({}))).refused(7),
         pool("too small", host_local("10.7.0.0/31", &json!({}))).refused(7),
@@ -83,6 +99,7 @@ fn host_local_refusals() {
         pool("end outside", host_local("10.7.0.0/24", &json!({"rangeEnd": "10.8.0.1"}))).refused(7),
         pool("end before start", host_local("10.7.0.0/24", &json!({"rangeStart": "10.7.0.9", "rangeEnd": "10.7.0.5"})))
             .refused(7),
+        pool("used up", small_pool()).on(Stage::use_up_pool).refused(100),
         pool("overlap in a set", ranges(json!([[{"subnet": "10.7.0.0/24"}, {"subnet": "10.7.0.0/25"}]]))).refused(7),
         pool("overlap of sets", ranges(json!([[{"subnet": "10.7.0.0/24"}], [{"subnet": "10.7.0.0/25"}]]))).refused(7),
         pool("families in one set", ranges(json!([[{"subnet": "10.7.0.0/24"}, {"subnet": "fd07::/64"}]]))).refused(7),
@@ -93,11 +110,15 @@ fn host_local_refusals() {
             "ipam": ranges(json!([[{"subnet": "10.7.0.0/24"}], [{"subnet": "10.8.0.0/24"}]]))}),
         )
         .refused(7),
-    ]);
+    ]
 }
 
 #[test]
 fn static_addresses() {
+    compare(static_addresses_cases());
+}
+
+fn static_addresses_cases() -> Vec<Case> {
     let ipam = |more: Value| {
         let mut ipam = json!({"type": "static"});
         extend(&mut ipam, &more);
@@ -114,7 +135,7 @@ fn static_addresses() {
     let args = json!({"args": {"cni": {"ips": ["10.8.0.6/24", "10.8.0.7/24"]}}});
     let mut all = args.clone();
     extend(&mut all, &json!({"runtimeConfig": {"ips": ["10.8.0.8/24", "fd08::8/64"]}}));
-    compare(vec![
+    vec![
         Case::new("static", "addresses, routes, dns", with(json!({}))),
         Case::new("static", "nothing", ipam(json!({}))),
         Case::new("static", "CNI_ARGS", with(json!({}))).args("IP=10.8.0.9/24;GATEWAY=10.8.0.254"),
@@ -128,7 +149,7 @@ fn static_addresses() {
         Case::new("static", "bad CNI_ARGS", with(json!({}))).args("IP=10.8.0.9").refused(4),
         Case::new("static", "bad runtimeConfig", with(json!({"runtimeConfig": {"ips": ["ten"]}}))).refused(7),
         Case::new("static", "no ipam", json!({})).refused(7),
-    ]);
+    ]
 }
 
 /// One call: by whom (of the two that take part), for which container and interface, with which `CNI_ARGS`.
@@ -198,12 +219,20 @@ fn host_local_shares_a_pool_with_the_reference() {
     assert_eq!(ours, theirs);
 }
 
+/// What a reservation may say: ids alone (older versions), white space, others', and what a crash leaves.
+pub const CONTENTS: &[&str] = &["c1", "c1\r\neth0", " c1\r\neth0\n", "c1\n", "c1\r\neth1", "c2", ""];
+
+/// The name of such a case.
+pub fn case_of(content: &str) -> String {
+    format!("host-local: a file that says {content:?}")
+}
+
 #[test]
 fn host_local_takes_files_that_others_wrote_as_the_reference_does() {
     let mut complaints = Vec::new();
-    for content in ["c1", "c1\r\neth0", " c1\r\neth0\n", "c1\n", "c1\r\neth1", "c2", ""] {
+    for content in CONTENTS {
         let [theirs, ours] = BOTH.map(|who| after_del_and_add(who, content));
-        complaints.extend(judge(&format!("host-local: a file that says {content:?}"), &theirs, &ours));
+        complaints.extend(judge(&case_of(content), &theirs, &ours));
     }
     assert_eq!(complaints, Vec::<String>::new());
 }

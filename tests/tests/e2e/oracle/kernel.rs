@@ -173,3 +173,37 @@ fn newer_keys_reach_the_kernel() {
     let eth0 = link(&inside.netns, "eth0");
     assert_eq!((eth0.parent, eth0.parent_netns), (Some(own), None));
 }
+
+#[test]
+fn newer_keys_that_make_no_sense_are_refused_before_anything_is_made() {
+    let lan = host_local("10.7.0.0/24", &json!({}));
+    let cases = [
+        (json!({"vlanTrunk": [{"minID": 5}]}), "vlanTrunk"),
+        (json!({"vlanTrunk": [{"maxID": 5}]}), "vlanTrunk"),
+        (json!({"vlanTrunk": [{"id": 0}]}), "vlanTrunk"),
+        (json!({"vlanTrunk": [{"id": 4095}]}), "vlanTrunk"),
+        (json!({"vlanTrunk": [{"minID": 9, "maxID": 5}]}), "vlanTrunk"),
+        (json!({"disableContainerInterface": true, "ipam": lan}), "disableContainerInterface"),
+        (json!({"portIsolation": "perhaps"}), "portIsolation"),
+        (json!({"ipMasq": true, "ipMasqBackend": "ufw", "ipam": lan}), "ipMasqBackend"),
+    ];
+    for (more, key) in cases {
+        let stage = Stage::new();
+        let mut conf = conf("bridge", &more);
+        conf["bridge"] = "br0".into();
+        let (code, message) = stage.call(Who::Ours, "ADD", &conf).error();
+        assert_eq!(code, 7, "{more}: {message}");
+        assert!(message.contains(key), "{more}: {message}");
+        assert_eq!(stage.node.links(), ["lo"], "{more}");
+        assert_eq!(stage.node.leftover_files(), Vec::<String>::new(), "{more}");
+    }
+}
+
+#[test]
+fn the_first_call_with_no_folder_yet_says_nothing_on_stderr() {
+    let stage = Stage::new();
+    let conf = conf("host-local", &json!({"ipam": host_local("10.7.0.0/24", &json!({}))}));
+    let output = stage.call(Who::Ours, "ADD", &conf);
+    assert!(output.ok, "{}", output.stdout);
+    assert_eq!(output.stderr, "");
+}

@@ -102,6 +102,13 @@ impl Stage {
         self.node.add_uplink("up0", "far0");
     }
 
+    /// Leaves nothing of the pool that [`small_pool`] is.
+    pub fn use_up_pool(&self) {
+        let folder = self.node.reservations().join("net");
+        std::fs::create_dir_all(&folder).expect("a folder");
+        std::fs::write(folder.join("10.7.0.2"), "somebody\r\neth0").expect("a reservation");
+    }
+
     /// Adds a plain bridge to the host.
     pub fn bridge(&self, name: &str) {
         self.host().request(NewLink::named(name).up().of_kind("bridge", |data| data)).expect("a bridge");
@@ -120,6 +127,11 @@ pub fn host_local(subnet: &str, more: &Value) -> Value {
     let mut ipam = json!({"type": "host-local", "dataDir": "$DATA", "subnet": subnet});
     extend(&mut ipam, more);
     ipam
+}
+
+/// host-local with one address to give.
+pub fn small_pool() -> Value {
+    host_local("10.7.0.0/30", &json!({}))
 }
 
 /// host-local of one IPv4 and one IPv6 subnet, with more keys of `ipam`.
