@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use musubi_tests::netns::Netns;
 use musubi_tests::node::{Node, musubi, reference_plugins};
-use nix::mount::{MsFlags, mount};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use serde_json::json;
 
 use samples::{Samples, row, say, table, time};
@@ -96,11 +96,16 @@ fn attach(node: &Node) {
         ],
     );
     for count in [1, 4, 8] {
-        attach_to(node, Networks(count));
+        attach_to(node, "disk", Networks(count));
     }
+    let in_memory = Node::new();
+    mount(Some("tmpfs"), in_memory.folder(), Some("tmpfs"), MsFlags::empty(), None::<&str>).expect("a tmpfs");
+    std::fs::create_dir(in_memory.manifests()).expect("a folder");
+    in_memory.host.enter(|| attach_to(&in_memory, "tmpfs", Networks(4)));
+    umount2(in_memory.folder(), MntFlags::MNT_DETACH).expect("the tmpfs");
 }
 
-fn attach_to(node: &Node, networks: Networks) {
+fn attach_to(node: &Node, state_on: &str, networks: Networks) {
     let start = [("CNI_COMMAND", "VERSION")];
     let ours = Ours::new(node, networks, 1);
     let pod = Pod::new(0);
@@ -134,6 +139,7 @@ fn attach_to(node: &Node, networks: Networks) {
         let ratio = |one: f64, other: f64| format!("{:.2}×", one / other);
         row(&[
             networks.0.to_string(),
+            state_on.to_owned(),
             what.to_owned(),
             floor.cell(),
             forwarding.cell(),
