@@ -26,11 +26,14 @@ const ROUNDS: usize = 31;
 /// Between two measurements: what the kernel still does for the one before is over then.
 const REST: Duration = Duration::from_millis(25);
 
+/// A part of the benchmark, run in the host's namespace of a node.
+type Section = fn(&Node);
+
 fn main() {
     let chosen: Vec<String> = std::env::args().skip(1).collect();
     let node = Node::new();
     hide_state_folder(&node);
-    let sections: [(&str, fn(&Node)); 4] =
+    let sections: [(&str, Section); 4] =
         [("start-up", start_up), ("attach", attach), ("host-local", host_local), ("burst", burst)];
     say(&format!("Milliseconds, median (least–most) of {ROUNDS} rounds; all sides in turns."));
     for (name, section) in sections {
