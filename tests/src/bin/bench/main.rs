@@ -88,6 +88,7 @@ fn attach(node: &Node) {
         "ADD and DEL of one pod",
         &[
             "networks",
+            "state on",
             "what",
             "floor",
             "floor, until all ports forward",
