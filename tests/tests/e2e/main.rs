@@ -1,5 +1,5 @@
 //! The one integration-test binary: our program on real kernels, called as runtimes call it.
-#![allow(clippy::unwrap_used)]
+
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod annotations;
