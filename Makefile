@@ -21,7 +21,8 @@ test:
 
 bench: build
 	@sh tests/setup.sh
-	cargo build $(LOCKED) --release --package musubi-tests --bins
+	cargo rustc $(LOCKED) --release --package musubi-tests --bin empty -- -C target-feature=+crt-static
+	cargo build $(LOCKED) --release --package musubi-tests --bin bench
 	tests/in-namespaces target/release/bench
 
 lint:

@@ -14,7 +14,7 @@ use crate::interface::{self, Fitting};
 use crate::ipam::Ipam;
 use crate::netlink::link::data_u8;
 use crate::netlink::vlan::VlanMembership;
-use crate::netlink::{Link, LinkChange, MacAddress, Netlink};
+use crate::netlink::{Link, LinkChange, MacAddress};
 use crate::veth::{self, Pair, Wanted};
 
 /// `IFLA_BRPORT_MODE`: hairpin.
@@ -131,7 +131,8 @@ impl Delegate for Bridge {
         interface::complete(at, pair.links(), || {
             self.set_port(at, &pair.host)?;
             let owner = Owner::of(at);
-            self.finish(at, &bridge, &pair, &owner).map_err(|error| interface::undone(error, self.forget_rules(&owner)))
+            self.finish(at, &bridge, &pair, &owner)
+                .map_err(|error| interface::undone(error, self.forget_rules(at, &owner)))
         })
     }
 
@@ -175,7 +176,7 @@ impl Delegate for Bridge {
 
     fn detach(&self, at: &Attachment<'_>) -> Result<Vec<OwnedLink>, CniError> {
         let links = interface::pod_link(at, "veth")?;
-        self.forget_rules(&Owner::of(at))?;
+        self.forget_rules(at, &Owner::of(at))?;
         Ok(links)
     }
 
@@ -189,7 +190,7 @@ impl Delegate for Bridge {
     }
 
     fn gc(&self, cx: &Context<'_>, valid: &[ValidAttachment]) -> Result<(), CniError> {
-        let rules = firewall::gc(cx.network, valid);
+        let rules = firewall::gc(cx.host, cx.network, valid);
         rules.and(interface::ipam_gc(self.ipam.as_ref(), cx, valid))
     }
 }
@@ -219,7 +220,7 @@ impl Bridge {
         if self.spoof_check
             && let Some(mac) = pair.pod.mac
         {
-            firewall::check_spoofing(&Netlink::netfilter()?, owner, &pair.host.name, mac)?;
+            firewall::check_spoofing(at.host.netfilter()?, owner, &pair.host.name, mac)?;
         }
         // A bridge whose MAC nobody has set takes that of a port.
         let bridge = &at.host.netlink.link_by_index(bridge.index)?.unwrap_or_else(|| bridge.clone());
@@ -239,7 +240,7 @@ impl Bridge {
         let guarded = || {
             if self.ip_masq {
                 let addresses = configure::own_addresses(&result, POD);
-                firewall::masquerade(&Netlink::netfilter()?, owner, &addresses)?;
+                firewall::masquerade(at.host.netfilter()?, owner, &addresses)?;
             }
             if self.settings.keep_down { Ok(()) } else { pair.wait_for_port(at) }
         };
@@ -304,8 +305,8 @@ impl Bridge {
     }
 
     /// Takes the rules away by their owner, whether or not the pod is still there.
-    fn forget_rules(&self, owner: &Owner) -> Result<(), CniError> {
-        if self.spoof_check || self.ip_masq { firewall::forget(owner) } else { Ok(()) }
+    fn forget_rules(&self, at: &Attachment<'_>, owner: &Owner) -> Result<(), CniError> {
+        if self.spoof_check || self.ip_masq { firewall::forget(at.host, owner) } else { Ok(()) }
     }
 }
 

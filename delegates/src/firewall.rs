@@ -19,6 +19,7 @@ use crate::delegate::Attachment;
 use crate::netlink::address::ip_bytes;
 use crate::netlink::nftables::{BaseChain, COMMENT_MAX, Expressions, Family, JumpMap, Layer, Register, Table};
 use crate::netlink::{MacAddress, Netlink, Result};
+use crate::netns::Namespace;
 use dispatch::{Dispatch, Entry, Key};
 
 const MASQUERADE: Dispatch = Dispatch {
@@ -194,25 +195,25 @@ pub fn spoof_checked_owners(nft: &Netlink) -> Result<Vec<Owner>> {
 ///
 /// # Errors
 /// Code 100: the kernel's refusal; both are tried.
-pub fn forget(owner: &Owner) -> std::result::Result<(), CniError> {
-    let Some(nft) = open_if_known()? else { return Ok(()) };
-    Ok(unmasquerade(&nft, owner).and(uncheck_spoofing(&nft, owner))?)
+pub fn forget(host: &Namespace, owner: &Owner) -> std::result::Result<(), CniError> {
+    let Some(nft) = open_if_known(host)? else { return Ok(()) };
+    Ok(unmasquerade(nft, owner).and(uncheck_spoofing(nft, owner))?)
 }
 
 /// Takes away what is still there for attachments to this network other than the valid ones.
 ///
 /// # Errors
 /// Code 100: the kernel's refusal.
-pub fn gc(network: &NetworkName, valid: &[ValidAttachment]) -> std::result::Result<(), CniError> {
-    let Some(nft) = open_if_known()? else { return Ok(()) };
+pub fn gc(host: &Namespace, network: &NetworkName, valid: &[ValidAttachment]) -> std::result::Result<(), CniError> {
+    let Some(nft) = open_if_known(host)? else { return Ok(()) };
     let valid: BTreeSet<Owner> =
         valid.iter().map(|v| Owner::new(&v.container_id, network.as_str(), &v.interface)).collect();
     let is_stale = |owner: &Owner| owner.is_in_network(network.as_str()) && !valid.contains(owner);
-    for owner in masqueraded_owners(&nft)?.iter().filter(|owner| is_stale(owner)) {
-        unmasquerade(&nft, owner)?;
+    for owner in masqueraded_owners(nft)?.iter().filter(|owner| is_stale(owner)) {
+        unmasquerade(nft, owner)?;
     }
-    for owner in spoof_checked_owners(&nft)?.iter().filter(|owner| is_stale(owner)) {
-        uncheck_spoofing(&nft, owner)?;
+    for owner in spoof_checked_owners(nft)?.iter().filter(|owner| is_stale(owner)) {
+        uncheck_spoofing(nft, owner)?;
     }
     Ok(())
 }
@@ -237,7 +238,7 @@ pub fn parse_backend(view: &View<'_>) -> std::result::Result<(), ConfigError> {
 /// # Errors
 /// Code 100: some of it is gone.
 pub fn verify_masquerade(at: &Attachment<'_>, addresses: &[IpNet]) -> std::result::Result<(), CniError> {
-    let kept = is_masqueraded(&Netlink::netfilter()?, &Owner::of(at), addresses)?;
+    let kept = is_masqueraded(at.host.netfilter()?, &Owner::of(at), addresses)?;
     if kept { Ok(()) } else { Err(lost(at, "masquerade")) }
 }
 
@@ -250,7 +251,7 @@ pub fn verify_spoof_check(
     host_interface: &str,
     mac: MacAddress,
 ) -> std::result::Result<(), CniError> {
-    let kept = is_spoof_checked(&Netlink::netfilter()?, &Owner::of(at), host_interface, mac)?;
+    let kept = is_spoof_checked(at.host.netfilter()?, &Owner::of(at), host_interface, mac)?;
     if kept { Ok(()) } else { Err(lost(at, "spoof check")) }
 }
 
@@ -261,8 +262,8 @@ fn lost(at: &Attachment<'_>, what: &str) -> CniError {
 }
 
 /// A netfilter socket; `None` on a kernel that has no netfilter, and therefore no rules either.
-fn open_if_known() -> Result<Option<Netlink>> {
-    match Netlink::netfilter() {
+fn open_if_known(host: &Namespace) -> Result<Option<&Netlink>> {
+    match host.netfilter() {
         Err(e) if e.errno == Errno::EPROTONOSUPPORT => Ok(None),
         opened => opened.map(Some),
     }

@@ -1,6 +1,7 @@
 //! Network namespaces as sets of handles: a netlink socket and the two sysctl folders, opened by one short-lived thread
 //! that enters the namespace and ends. Nobody else ever changes namespace, so there is nothing to restore or to leak.
 
+use std::cell::OnceCell;
 use std::fs::File;
 use std::io::{self, ErrorKind, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -12,7 +13,7 @@ use nix::sched::{CloneFlags, setns};
 use nix::sys::stat::Mode;
 
 use crate::cni::{CniError, code};
-use crate::netlink::Netlink;
+use crate::netlink::{self, Netlink};
 use crate::sys;
 
 /// What tells one namespace from another, also from a later one at the same path.
@@ -55,6 +56,7 @@ pub struct Namespace {
     pub netlink: Netlink,
     /// What it is.
     pub identity: Identity,
+    netfilter: OnceCell<Netlink>,
     file: File,
     ipv4: OwnedFd,
     ipv6: Option<OwnedFd>,
@@ -78,17 +80,7 @@ impl Namespace {
             Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Ok(None),
             Err(e) => return Err(namespace_error(path, &e)),
         };
-        let entered = std::thread::scope(|scope| {
-            let enter = || {
-                setns(&file, CloneFlags::CLONE_NEWNET)?;
-                Handles::open()
-            };
-            match std::thread::Builder::new().spawn_scoped(scope, enter)?.join() {
-                Ok(handles) => handles,
-                Err(_) => Err(io::Error::other("the thread that entered it failed")),
-            }
-        });
-        match entered {
+        match inside(&file, Handles::open) {
             Ok(handles) => Self::assemble(path, file, handles).map(Some).map_err(|e| namespace_error(path, &e)),
             // setns(2): EINVAL is a descriptor that is no namespace of this type.
             Err(e) if e.raw_os_error() == Some(libc::EINVAL) => Ok(None),
@@ -114,7 +106,21 @@ impl Namespace {
             inode: metadata.ino(),
         };
         let Handles { netlink, ipv4, ipv6 } = handles;
-        Ok(Self { path: path.to_owned(), netlink, identity, file, ipv4, ipv6 })
+        Ok(Self { path: path.to_owned(), netlink, identity, netfilter: OnceCell::new(), file, ipv4, ipv6 })
+    }
+
+    /// A netfilter socket in it, opened when it is first asked for and kept. To close one after rules were removed waits for
+    /// a grace period of the kernel (`nft_rcv_nl_event`), 20 ms; kept until the end, that wait is over by then.
+    ///
+    /// # Errors
+    /// The socket cannot be made; `EPROTONOSUPPORT` on kernels without netfilter.
+    pub fn netfilter(&self) -> netlink::Result<&Netlink> {
+        if let Some(socket) = self.netfilter.get() {
+            return Ok(socket);
+        }
+        let socket = inside(&self.file, || Netlink::netfilter().map_err(|e| io::Error::from(e.errno)))
+            .map_err(|e| netlink::Error::io("open a netfilter socket", &e))?;
+        Ok(self.netfilter.get_or_init(|| socket))
     }
 
     /// Whether the kernel has IPv6 here at all.
@@ -155,6 +161,20 @@ impl Namespace {
             other => Some(other.map(File::from)),
         }
     }
+}
+
+/// Opens something in a namespace, on a thread that ends with it.
+fn inside<T: Send>(namespace: &File, open: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
+    std::thread::scope(|scope| {
+        let enter = || {
+            setns(namespace, CloneFlags::CLONE_NEWNET)?;
+            open()
+        };
+        match std::thread::Builder::new().spawn_scoped(scope, enter)?.join() {
+            Ok(opened) => opened,
+            Err(_) => Err(io::Error::other("the thread that entered it failed")),
+        }
+    })
 }
 
 struct Handles {

@@ -102,7 +102,7 @@ impl Delegate for Ptp {
     }
 
     fn gc(&self, cx: &Context<'_>, valid: &[ValidAttachment]) -> Result<(), CniError> {
-        let rules = firewall::gc(cx.network, valid);
+        let rules = firewall::gc(cx.host, cx.network, valid);
         rules.and(self.ipam.gc(cx, valid))
     }
 }
@@ -119,7 +119,7 @@ impl Ptp {
             connect_host(at, &pair.host, result)?;
             if self.ip_masq {
                 let addresses = configure::own_addresses(result, POD);
-                firewall::masquerade(&Netlink::netfilter()?, &Owner::of(at), &addresses)?;
+                firewall::masquerade(at.host.netfilter()?, &Owner::of(at), &addresses)?;
             }
             Ok(())
         })?;
@@ -131,7 +131,7 @@ impl Ptp {
 
     /// Takes the rules away by their owner, whether or not the pod is still there.
     fn forget_rules(&self, at: &Attachment<'_>) -> Result<(), CniError> {
-        if self.ip_masq { firewall::forget(&Owner::of(at)) } else { Ok(()) }
+        if self.ip_masq { firewall::forget(at.host, &Owner::of(at)) } else { Ok(()) }
     }
 }
 

@@ -51,7 +51,7 @@ impl Delegate for Remains {
 
     fn detach(&self, at: &Attachment<'_>) -> Result<Vec<OwnedLink>, CniError> {
         if self.link == Some("veth")
-            && let Err(error) = firewall::forget(&Owner::of(at))
+            && let Err(error) = firewall::forget(at.host, &Owner::of(at))
         {
             // Whether there ever were rules is not known any more, nor whether this kernel can have any.
             tracing::warn!("{}: {error}", at.network);

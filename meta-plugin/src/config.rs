@@ -124,13 +124,15 @@ pub struct Config {
     pub warnings: Vec<String>,
 }
 
-/// Multus' log levels; `panic` logs nothing here.
+/// Multus' log levels, and the one without a name that holds where none is set; `panic` logs nothing here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum LogLevel {
     /// Nothing.
     Panic,
     /// Failures.
     Error,
+    /// Failures and warnings: the default.
+    Warning,
     /// Failures, warnings and one line an operation.
     Verbose,
     /// Every step.
@@ -322,17 +324,17 @@ fn status_for(view: &View<'_>) -> Result<StatusFor, ConfigError> {
 
 /// Multus ignores a level it does not know; so do we, and say so.
 fn log_level(view: &View<'_>, warnings: &mut Vec<String>) -> Result<LogLevel, ConfigError> {
-    let level = text(view, "logLevel")?.unwrap_or("panic").to_ascii_lowercase();
-    Ok(match level.as_str() {
+    let Some(level) = text(view, "logLevel")? else { return Ok(LogLevel::Warning) };
+    Ok(match level.to_ascii_lowercase().as_str() {
         "debug" => LogLevel::Debug,
         "verbose" => LogLevel::Verbose,
         "error" => LogLevel::Error,
         "panic" => LogLevel::Panic,
-        other => {
+        _ => {
             warnings.push(format!(
-                "configuration key \"logLevel\": \"{other}\" is ignored; accepted are panic, error, verbose and debug"
+                "configuration key \"logLevel\": \"{level}\" is ignored; accepted are panic, error, verbose and debug"
             ));
-            LogLevel::Panic
+            LogLevel::Warning
         }
     })
 }
@@ -360,7 +362,7 @@ mod tests {
         assert_eq!(config.system_namespaces, BTreeSet::from(["kube-system".to_owned()]));
         assert_eq!(config.global_namespaces, BTreeSet::from(["default".to_owned()]));
         assert_eq!(config.timeout, Duration::from_secs(90));
-        assert_eq!((config.status_for, config.log_level), (StatusFor::All, LogLevel::Panic));
+        assert_eq!((config.status_for, config.log_level), (StatusFor::All, LogLevel::Warning));
         assert!(config.log_to_stderr && config.legacy_cni_args && !config.namespace_isolation);
         assert!(config.manifest_dir.is_none() && config.readiness_file.is_none() && config.native_delegates.is_none());
         assert_eq!(config.warnings, Vec::<String>::new());

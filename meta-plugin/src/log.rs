@@ -1,44 +1,38 @@
-//! Where log lines go: nowhere unless the configuration says so, since a runtime shows stderr to nobody in particular.
-//! One line an operation, with its outcome and duration; warnings and steps by level.
+//! Where log lines go: failures and warnings to stderr, which runtimes keep, unless the configuration says otherwise; one
+//! line an operation with its outcome and duration, and every step, where it asks for them.
 
 use std::fs::OpenOptions;
 use std::sync::Mutex;
 use std::time::Instant;
 
-use musubi_delegates::cni::{CniError, Request, code};
+use musubi_delegates::cni::{CniError, Request};
 use tracing::Level;
 use tracing_subscriber::fmt;
 
 use crate::config::{Config, LogLevel};
 
-/// Starts logging as the configuration says. A second call in one process changes nothing.
-///
-/// # Errors
-/// Code 5: the log file cannot be opened.
-pub fn start(config: &Config) -> Result<(), CniError> {
+/// Starts logging as the configuration says. A file that cannot be opened is no reason for a pod not to start, or not to
+/// end: the log goes to stderr then. A second call in one process changes nothing.
+pub fn start(config: &Config) {
     let level = match config.log_level {
-        LogLevel::Panic => return Ok(()),
+        LogLevel::Panic => return,
         LogLevel::Error => Level::ERROR,
+        LogLevel::Warning => Level::WARN,
         LogLevel::Verbose => Level::INFO,
         LogLevel::Debug => Level::DEBUG,
     };
     let lines = fmt::Subscriber::builder().with_max_level(level).with_target(false).with_ansi(false);
-    let started = match &config.log_file {
-        Some(path) => {
-            let file = OpenOptions::new().create(true).append(true).open(path).map_err(|e| {
-                CniError::new(code::IO, format!("logFile {}: {e}", path.display()))
-                    .with_details("make its folder writable, or remove \"logFile\"")
-            })?;
-            tracing::subscriber::set_global_default(lines.with_writer(Mutex::new(file)).finish())
-        }
-        None if config.log_to_stderr => {
-            tracing::subscriber::set_global_default(lines.with_writer(std::io::stderr).finish())
-        }
-        None => return Ok(()),
-    };
+    let file = config.log_file.as_ref().map(|path| OpenOptions::new().create(true).append(true).open(path));
+    let problem = file.as_ref().and_then(|file| file.as_ref().err().map(ToString::to_string));
     // Only the first call of a process can set it.
-    drop(started);
-    Ok(())
+    let _ = match file {
+        Some(Ok(file)) => tracing::subscriber::set_global_default(lines.with_writer(Mutex::new(file)).finish()),
+        None if !config.log_to_stderr => return,
+        _ => tracing::subscriber::set_global_default(lines.with_writer(std::io::stderr).finish()),
+    };
+    if let (Some(problem), Some(path)) = (problem, &config.log_file) {
+        tracing::warn!("logFile {}: {problem}", path.display());
+    }
 }
 
 /// The line of a finished operation.

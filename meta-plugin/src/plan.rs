@@ -213,7 +213,7 @@ mod tests {
             Ok(())
         }
 
-        fn remove_status(&self, _: &str, _: &str) -> Result<(), CniError> {
+        fn remove_status(&self, _: &str, _: &str, _: Option<&[musubi_crds::NetworkStatus]>) -> Result<(), CniError> {
             Ok(())
         }
 

@@ -282,7 +282,7 @@ fn the_tables_of_others_stay_as_they_are() {
         check_spoofing(&nft, &pod("a"), "veth1", mac(1)).unwrap();
         unmasquerade(&nft, &pod("a")).unwrap();
         uncheck_spoofing(&nft, &pod("a")).unwrap();
-        gc(&network, &[]).unwrap();
+        gc(&Namespace::current().unwrap(), &network, &[]).unwrap();
         assert_eq!(read_foreign(&nft), before);
     });
 }
@@ -298,7 +298,12 @@ fn gc_keeps_the_valid_and_other_networks() {
             masquerade(&nft, owner, &addresses).unwrap();
             check_spoofing(&nft, owner, interface, mac(1)).unwrap();
         }
-        gc(&network, &[ValidAttachment { container_id: "a".into(), interface: "net1".into() }]).unwrap();
+        gc(
+            &Namespace::current().unwrap(),
+            &network,
+            &[ValidAttachment { container_id: "a".into(), interface: "net1".into() }],
+        )
+        .unwrap();
         let left = [owners[0].clone(), owners[2].clone()];
         assert_eq!(masqueraded_owners(&nft).unwrap(), left);
         assert_eq!(spoof_checked_owners(&nft).unwrap(), left);

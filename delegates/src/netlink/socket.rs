@@ -40,7 +40,9 @@ pub struct Error {
 }
 
 impl Error {
-    fn io(operation: &str, error: &io::Error) -> Self {
+    /// A failure of the socket itself.
+    #[must_use]
+    pub fn io(operation: &str, error: &io::Error) -> Self {
         Self {
             operation: operation.to_owned(),
             errno: Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO)),

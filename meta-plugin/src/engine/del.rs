@@ -2,12 +2,14 @@
 
 use std::path::Path;
 
+use musubi_crds::NetworkStatus;
 use musubi_delegates::cni::{CniError, Command, code};
 use musubi_delegates::external;
 use musubi_delegates::netns::Namespace;
 use musubi_delegates::registry::Runs;
 use musubi_delegates::standalone;
 
+use super::add::statuses;
 use super::{Operation, Target, by_name, locking};
 use crate::networks;
 use crate::plan;
@@ -33,11 +35,12 @@ impl Operation<'_> {
             }
         };
         let pod = self.pod_of(stored.as_ref());
+        let written = stored.as_ref().and_then(written_status);
         let outcome =
             if errors.is_empty() { self.records.remove(&key) } else { self.give_up_or_fail(stored, &key, &errors) };
         // After the record, so that of several DELs for one pod the last sees that it is the last.
         if let Some((namespace, name)) = pod {
-            self.forget_status(&key, &namespace, &name);
+            self.forget_status(&key, &namespace, &name, written.as_deref());
         }
         if outcome.is_ok() {
             lock.remove();
@@ -54,9 +57,9 @@ impl Operation<'_> {
         }
     }
 
-    /// The status of a pod that is gone is gone, unless the pod has a new sandbox by now, whose status it is. In a place
-    /// that removes it with the pod there is nothing to do.
-    fn forget_status(&self, key: &Key, namespace: &str, name: &str) {
+    /// The status of a pod that is gone is gone, unless the pod has a new sandbox by now, whose status it is: what this
+    /// attachment wrote tells, or where that is not known, whether the pod has another record.
+    fn forget_status(&self, key: &Key, namespace: &str, name: &str, written: Option<&[NetworkStatus]>) {
         if self.config.manifest_dir.is_none() {
             return;
         }
@@ -67,10 +70,10 @@ impl Operation<'_> {
             }
             Stored::Damaged { .. } => false,
         };
-        if self.records.all().is_ok_and(|records| records.iter().any(is_of_pod)) {
+        if written.is_none() && self.records.all().is_ok_and(|records| records.iter().any(is_of_pod)) {
             return;
         }
-        if let Err(error) = self.store.remove_status(namespace, name) {
+        if let Err(error) = self.store.remove_status(namespace, name, written) {
             tracing::warn!("{error}");
         }
     }
@@ -179,6 +182,14 @@ impl Operation<'_> {
     ) -> Result<(), CniError> {
         let at = self.hands().attachment(target, conf, None);
         standalone::take_away(native, &at)
+    }
+}
+
+/// The network-status that an ADD wrote which came to its end.
+fn written_status(stored: &Stored) -> Option<Vec<NetworkStatus>> {
+    match stored {
+        Stored::Whole(record) if record.attachments.iter().all(|a| a.result.is_some()) => Some(statuses(record)),
+        _ => None,
     }
 }
 

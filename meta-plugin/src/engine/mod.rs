@@ -58,7 +58,7 @@ fn perform(request: &Request, known: &mut Option<Config>) -> Result<Option<Value
     let started = Instant::now();
     let config = Config::parse(&request.conf)?;
     *known = Some(config.clone());
-    crate::log::start(&config)?;
+    crate::log::start(&config);
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }

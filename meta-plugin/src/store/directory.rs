@@ -144,8 +144,11 @@ impl Store for DirectoryStore {
             .map_err(|e| CniError::new(code::IO, format!("write network-status to {}: {e}", file.display())))
     }
 
-    fn remove_status(&self, namespace: &str, name: &str) -> Result<(), CniError> {
+    fn remove_status(&self, namespace: &str, name: &str, written: Option<&[NetworkStatus]>) -> Result<(), CniError> {
         let Some(file) = self.status_file(namespace, name) else { return Ok(()) };
+        if written.is_some_and(|written| status_in(&file) != Some(status::to_annotation(written))) {
+            return Ok(());
+        }
         match fs::remove_file(&file) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => {
                 return Err(CniError::new(code::IO, format!("remove {}: {e}", file.display())));
@@ -161,6 +164,12 @@ impl Store for DirectoryStore {
     fn warnings(&self) -> Vec<String> {
         self.unreadable.iter().map(|problem| format!("manifest {problem}")).collect()
     }
+}
+
+/// The status that stands in a file, as it was written.
+fn status_in(file: &Path) -> Option<String> {
+    let object: Value = serde_json::from_slice(&fs::read(file).ok()?).ok()?;
+    Some(object["metadata"]["annotations"][NETWORK_STATUS_ANNOTATION].as_str()?.to_owned())
 }
 
 fn insert<T>(objects: &mut HashMap<(String, String), Found<T>>, key: (String, String), object: T, file: &Path) {
@@ -408,8 +417,8 @@ mod tests {
                    "annotations": {NETWORK_STATUS_ANNOTATION: "[]"}}})
         );
         assert!(DirectoryStore::read(folder.path()).unwrap().pod("default", "one").is_ok(), "it is no second pod");
-        store.remove_status("default", "one").unwrap();
-        store.remove_status("default", "one").unwrap();
+        store.remove_status("default", "one", None).unwrap();
+        store.remove_status("default", "one", None).unwrap();
         assert!(!folder.path().join("status/default").exists());
     }
 
@@ -420,7 +429,7 @@ mod tests {
         for (namespace, name) in
             [("..", "keep"), ("default", "../../keep"), ("/", "etc/passwd"), ("", "keep"), ("default", "")]
         {
-            store.remove_status(namespace, name).unwrap();
+            store.remove_status(namespace, name, None).unwrap();
             let pod = Pod { namespace: namespace.into(), name: name.into(), ..Pod::default() };
             assert_eq!(store.write_status(&pod, &[]).unwrap_err().code, code::CONFIG, "{namespace}/{name}");
         }

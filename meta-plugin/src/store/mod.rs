@@ -77,11 +77,12 @@ pub trait Store {
     /// It was not written.
     fn write_status(&self, pod: &Pod, status: &[NetworkStatus]) -> Result<(), CniError>;
 
-    /// Removes what `write_status` left, where the place does not remove it with the pod.
+    /// Removes what `write_status` left, where the place does not remove it with the pod. With `written`, only if that is
+    /// still what stands there: a newer sandbox of the pod may have written its own since.
     ///
     /// # Errors
     /// It is still there.
-    fn remove_status(&self, namespace: &str, name: &str) -> Result<(), CniError>;
+    fn remove_status(&self, namespace: &str, name: &str, written: Option<&[NetworkStatus]>) -> Result<(), CniError>;
 
     /// What is wrong with the place without being in the way, one line each.
     fn warnings(&self) -> Vec<String>;
@@ -104,7 +105,7 @@ impl Store for NoStore {
         Ok(())
     }
 
-    fn remove_status(&self, _: &str, _: &str) -> Result<(), CniError> {
+    fn remove_status(&self, _: &str, _: &str, _: Option<&[NetworkStatus]>) -> Result<(), CniError> {
         Ok(())
     }
 

@@ -419,7 +419,6 @@ fn unknown_keys_of_ours_are_warned_about_by_name() {
     let mut config = node.config(&node.default_bridge());
     config["isGateway"] = json!(true);
     config["timeoutseconds"] = json!(30);
-    config["logLevel"] = json!("verbose");
     let sandbox = Sandbox::new("c1", "");
     let output = node.call("ADD", &sandbox, &config);
     let _ = output.result();
