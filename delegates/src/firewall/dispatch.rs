@@ -80,7 +80,10 @@ impl Dispatch {
 
     fn attachment(&self, nft: &Netlink, owner: &Owner, entries: &[Entry]) -> Result<Transaction> {
         let chain = owner.chain();
-        let changes = entries.iter().fold(self.setup().inner_chain(self.table, &chain), |changes, entry| {
+        // What the base chain leads to cannot be gone while it stands. Making it anew would cost a grace period: the rules it
+        // had are released after one, and a process that ends waits for that.
+        let setup = if self.has_base(nft)? { Transaction::default() } else { self.setup() };
+        let changes = entries.iter().fold(setup.inner_chain(self.table, &chain), |changes, entry| {
             changes.rule(self.table, &chain, &entry.rule, &entry.note, self.feature)
         });
         distinct_keys(entries).into_iter().try_fold(changes, |changes, entry| {
@@ -96,8 +99,7 @@ impl Dispatch {
         })
     }
 
-    /// Everything that is not an owner's. The base chain is made anew each time, in the same instant: that costs less
-    /// than to look whether it is as we left it.
+    /// Everything that is not an owner's.
     fn setup(&self) -> Transaction {
         let mut changes = Transaction::default().table(self.table);
         if self.shares {
