@@ -270,11 +270,17 @@ fn del_succeeds_on_a_full_disk() {
     umount2(&disk, MntFlags::MNT_DETACH).unwrap();
 }
 
-/// How long a call takes here, undisturbed.
-fn duration_of(scene: &Scene, command: &str, sandbox: &Sandbox) -> Duration {
-    let started = Instant::now();
-    assert!(scene.node.call(command, sandbox, &scene.config).ok);
-    started.elapsed()
+/// How long ADD and DEL take here at least: the machine may be busy, and moments past the end of a call kill nothing.
+fn shortest(scene: &Scene) -> (Duration, Duration) {
+    let rounds = (0..5).map(|number| {
+        let sandbox = scene.sandbox(&format!("timed{number}"));
+        let started = Instant::now();
+        assert!(scene.node.call("ADD", &sandbox, &scene.config).ok);
+        let added = started.elapsed();
+        assert!(scene.node.call("DEL", &sandbox, &scene.config).ok);
+        (added, started.elapsed() - added)
+    });
+    rounds.reduce(|least, round| (least.0.min(round.0), least.1.min(round.1))).expect("rounds")
 }
 
 /// Starts a call and kills it after a while; whether it was still running then.
@@ -292,9 +298,7 @@ const KILLS: u32 = 80;
 #[test]
 fn an_add_killed_at_any_moment_leaves_nothing_after_del() {
     let scene = Scene::new();
-    let first = scene.sandbox("first");
-    let whole = duration_of(&scene, "ADD", &first);
-    scene.del(&first).succeeded();
+    let (whole, _) = shortest(&scene);
     let mut killed = 0;
     for number in 0..KILLS {
         let sandbox = scene.sandbox(&format!("c{number}"));
@@ -308,9 +312,7 @@ fn an_add_killed_at_any_moment_leaves_nothing_after_del() {
 #[test]
 fn an_add_killed_at_any_moment_does_not_keep_the_next_one_from_working() {
     let scene = Scene::new();
-    let first = scene.sandbox("first");
-    let whole = duration_of(&scene, "ADD", &first);
-    scene.del(&first).succeeded();
+    let (whole, _) = shortest(&scene);
     let sandbox = scene.sandbox("c1");
     for number in 0..KILLS / 2 {
         let delay = whole * number / (KILLS / 2);
@@ -330,9 +332,7 @@ fn an_add_killed_at_any_moment_does_not_keep_the_next_one_from_working() {
 #[test]
 fn a_del_killed_at_any_moment_is_finished_by_the_next() {
     let scene = Scene::new();
-    let first = scene.sandbox("first");
-    assert!(scene.add(&first).ok);
-    let whole = duration_of(&scene, "DEL", &first);
+    let (_, whole) = shortest(&scene);
     let mut killed = 0;
     for number in 0..KILLS {
         let sandbox = scene.sandbox(&format!("c{number}"));
