@@ -148,15 +148,17 @@ impl VxlanDevice {
     /// # Errors
     /// A device in use that differs; an MTU that the underlay cannot carry; the kernel's refusal.
     pub fn ensure(&self, cx: &Context<'_>, lock: &SharedLock) -> Result<Present, CniError> {
-        let master = interface::master(cx.host, self.master.as_deref())?;
-        self.check_mtu(&master)?;
         if let Some(device) = self.find(cx)? {
+            let master = self.underlay(cx, Some(&device))?;
+            self.check_mtu(&master)?;
             match self.compare(cx, &device, &self.named_bridge(cx)?, &master) {
                 Ok(()) => return self.bring_up(cx, device),
                 Err(difference) if !self.remove_if_unused(cx, lock)? => return Err(difference),
                 Err(_) => {}
             }
         }
+        let master = self.underlay(cx, None)?;
+        self.check_mtu(&master)?;
         self.create(cx, &master).inspect_err(|_| {
             // The first error says more than what may follow from it.
             let _ = self.remove_if_unused(cx, lock);
@@ -176,7 +178,6 @@ impl VxlanDevice {
     /// # Errors
     /// What is gone, down or different.
     pub fn check(&self, cx: &Context<'_>) -> Result<Present, CniError> {
-        let master = interface::master(cx.host, self.master.as_deref())?;
         let bridge = self.bridge.check(cx)?;
         let name = self.vni.device_name();
         let Some(device) = self.find(cx)? else {
@@ -185,6 +186,7 @@ impl VxlanDevice {
         if !device.is_up() {
             return Err(CniError::new(code::DELEGATE, format!("VXLAN interface \"{name}\" is down")));
         }
+        let master = self.underlay(cx, Some(&device))?;
         self.compare(cx, &device, &bridge, &master)?;
         Ok(Present { device, bridge, is_new: false })
     }
@@ -195,10 +197,11 @@ impl VxlanDevice {
     /// Code 50.
     pub fn status(&self, cx: &Context<'_>) -> Result<(), CniError> {
         let usable = || {
-            let master = interface::master(cx.host, self.master.as_deref())?;
+            let device = self.find(cx)?;
+            let master = self.underlay(cx, device.as_ref())?;
             self.check_mtu(&master)?;
             self.bridge.status(cx)?;
-            let Some(device) = self.find(cx)? else { return Ok(()) };
+            let Some(device) = device else { return Ok(()) };
             let in_use = || match device.master {
                 Some(master) => is_used(cx.host, self.vni, master),
                 None => Ok(false),
@@ -209,6 +212,18 @@ impl VxlanDevice {
             }
         };
         usable().map_err(|e: CniError| CniError { code: code::NOT_AVAILABLE, ..e })
+    }
+
+    /// The link the tunnel goes through: the configured one; else the one an existing device has, for the default route may
+    /// move while pods use it; else the one with the default route.
+    fn underlay(&self, cx: &Context<'_>, device: Option<&Link>) -> Result<Link, CniError> {
+        let own = device.and_then(|device| data_u32(device.data(), attribute::LINK)).filter(|_| self.master.is_none());
+        if let Some(index) = own
+            && let Some(link) = cx.host.netlink.link_by_index(index)?
+        {
+            return Ok(link);
+        }
+        interface::master(cx.host, self.master.as_deref())
     }
 
     fn find(&self, cx: &Context<'_>) -> Result<Option<Link>, CniError> {

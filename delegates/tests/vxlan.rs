@@ -536,6 +536,12 @@ fn the_underlay_is_the_link_with_the_default_route() {
         let device = link(node.host(), "mvx7").unwrap();
         // IFLA_VXLAN_LINK
         assert_eq!(musubi_delegates::netlink::link::data_u32(device.data(), 3), Some(up.index));
+
+        // A default route that moves away, or ends, is no business of pods that have their tunnel.
+        node.host().netlink.request(default.remove()).unwrap();
+        net.call(Command::Check).unwrap();
+        let second = Pod::new();
+        node.network(&second, "c2", json!({"master": null})).add().unwrap();
     });
 }
 
