@@ -213,7 +213,11 @@ mod tests {
             Ok(())
         }
 
-        fn remove_status(&self, _: &str, _: &str, _: Option<&[musubi_crds::NetworkStatus]>) -> Result<(), CniError> {
+        fn has_other_status(&self, _: &str, _: &str, _: &[musubi_crds::NetworkStatus]) -> bool {
+            false
+        }
+
+        fn remove_status(&self, _: &str, _: &str) -> Result<(), CniError> {
             Ok(())
         }
 

@@ -57,8 +57,7 @@ impl Operation<'_> {
         }
     }
 
-    /// The status of a pod that is gone is gone, unless the pod has a new sandbox by now, whose status it is: what this
-    /// attachment wrote tells, or where that is not known, whether the pod has another record.
+    /// The status of a pod that is gone is gone, unless it is that of a new sandbox which the pod has by now.
     fn forget_status(&self, key: &Key, namespace: &str, name: &str, written: Option<&[NetworkStatus]>) {
         if self.config.manifest_dir.is_none() {
             return;
@@ -70,10 +69,11 @@ impl Operation<'_> {
             }
             Stored::Damaged { .. } => false,
         };
-        if written.is_none() && self.records.all().is_ok_and(|records| records.iter().any(is_of_pod)) {
+        let is_own = written.is_some_and(|written| !self.store.has_other_status(namespace, name, written));
+        if !is_own && self.records.all().is_ok_and(|records| records.iter().any(is_of_pod)) {
             return;
         }
-        if let Err(error) = self.store.remove_status(namespace, name, written) {
+        if let Err(error) = self.store.remove_status(namespace, name) {
             tracing::warn!("{error}");
         }
     }

@@ -144,11 +144,13 @@ impl Store for DirectoryStore {
             .map_err(|e| CniError::new(code::IO, format!("write network-status to {}: {e}", file.display())))
     }
 
-    fn remove_status(&self, namespace: &str, name: &str, written: Option<&[NetworkStatus]>) -> Result<(), CniError> {
+    fn has_other_status(&self, namespace: &str, name: &str, written: &[NetworkStatus]) -> bool {
+        let there = self.status_file(namespace, name).and_then(|file| status_in(&file));
+        there.is_some_and(|there| there != status::to_annotation(written))
+    }
+
+    fn remove_status(&self, namespace: &str, name: &str) -> Result<(), CniError> {
         let Some(file) = self.status_file(namespace, name) else { return Ok(()) };
-        if written.is_some_and(|written| status_in(&file) != Some(status::to_annotation(written))) {
-            return Ok(());
-        }
         match fs::remove_file(&file) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => {
                 return Err(CniError::new(code::IO, format!("remove {}: {e}", file.display())));
@@ -417,8 +419,11 @@ mod tests {
                    "annotations": {NETWORK_STATUS_ANNOTATION: "[]"}}})
         );
         assert!(DirectoryStore::read(folder.path()).unwrap().pod("default", "one").is_ok(), "it is no second pod");
-        store.remove_status("default", "one", None).unwrap();
-        store.remove_status("default", "one", None).unwrap();
+        let other = NetworkStatus { name: "other".to_owned(), ..NetworkStatus::default() };
+        assert!(!store.has_other_status("default", "one", &[]) && store.has_other_status("default", "one", &[other]));
+        assert!(!store.has_other_status("default", "two", &[]), "there is none");
+        store.remove_status("default", "one").unwrap();
+        store.remove_status("default", "one").unwrap();
         assert!(!folder.path().join("status/default").exists());
     }
 
@@ -429,7 +434,7 @@ mod tests {
         for (namespace, name) in
             [("..", "keep"), ("default", "../../keep"), ("/", "etc/passwd"), ("", "keep"), ("default", "")]
         {
-            store.remove_status(namespace, name, None).unwrap();
+            store.remove_status(namespace, name).unwrap();
             let pod = Pod { namespace: namespace.into(), name: name.into(), ..Pod::default() };
             assert_eq!(store.write_status(&pod, &[]).unwrap_err().code, code::CONFIG, "{namespace}/{name}");
         }
