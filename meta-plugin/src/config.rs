@@ -195,6 +195,31 @@ impl Config {
         })
     }
 
+    /// Reads what DEL needs, which is where the records are: the record says the rest, and a configuration that was fit for
+    /// ADD may have been spoiled since. What else is wrong is a warning.
+    ///
+    /// # Errors
+    /// The version, the network's name or `cniDir` is wrong: without them no record is found.
+    pub fn parse_for_del(conf: &NetConf) -> Result<Self, CniError> {
+        const NEEDED: [&str; 3] = ["cniVersion", "name", "cniDir"];
+        const USEFUL: [&str; 3] = ["type", "manifestDir", "binDir"];
+        let problem = match Self::parse(conf) {
+            Ok(config) => return Ok(config),
+            Err(problem) => problem,
+        };
+        let view = conf.view();
+        let mut kept = NetConf::parse(br#"{"delegates":[{"type":"none"}]}"#)?;
+        let useful = USEFUL.into_iter().filter(|key| text(&view, key).is_ok());
+        for key in NEEDED.into_iter().chain(useful) {
+            if let Some(value) = view.raw(key) {
+                kept.insert(key, value.clone());
+            }
+        }
+        let known = Self::parse(&kept)?;
+        let warnings = vec![format!("the configuration is wrong, DEL does without it: {}", problem.msg)];
+        Ok(Self { default_network: DefaultNetwork::Inline(Vec::new()), warnings, ..known })
+    }
+
     /// Whether the native delegate of a type may run.
     #[must_use]
     pub fn allows_native(&self, plugin_type: &str) -> bool {

@@ -56,7 +56,10 @@ pub fn serve() -> ExitCode {
 
 fn perform(request: &Request, known: &mut Option<Config>) -> Result<Option<Value>, CniError> {
     let started = Instant::now();
-    let config = Config::parse(&request.conf)?;
+    let config = match request.command {
+        Command::Del => Config::parse_for_del(&request.conf)?,
+        _ => Config::parse(&request.conf)?,
+    };
     *known = Some(config.clone());
     crate::log::start(&config);
     for warning in &config.warnings {
