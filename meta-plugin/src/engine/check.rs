@@ -1,6 +1,6 @@
 //! CHECK of every network of an attachment, and STATUS of the default network.
 
-use musubi_delegates::cni::{CniArgs, CniError, Command, ContainerId, NetConf, NetworkName, Version, code};
+use musubi_delegates::cni::{CniArgs, CniError, CniResult, Command, ContainerId, NetConf, NetworkName, Version, code};
 use musubi_delegates::external;
 use musubi_delegates::netns::Namespace;
 use musubi_delegates::registry::{self, Runs};
@@ -64,8 +64,9 @@ impl Operation<'_> {
         delegate: &RecordedDelegate,
         pod: &Namespace,
     ) -> Result<(), CniError> {
-        let result =
+        let recorded =
             attached.result().ok_or_else(|| CniError::new(code::DELEGATE, "the record holds no result of ADD"))?;
+        let result = self.changed_by_later_plugins(attached, &recorded)?.unwrap_or(recorded);
         let conf = sent_on_delete(delegate, attached.version(), Some(&result))?;
         let target = Target {
             container_id: &ContainerId::parse(&record.container_id)?,
@@ -85,6 +86,24 @@ impl Operation<'_> {
             let plugin = external::find(&delegate.plugin_type, &self.path)?;
             self.hands().exec(Command::Check, &plugin, &target, &conf.to_bytes(), None, None).map(drop)
         }
+    }
+
+    /// The default network as plugins left it that the runtime ran after us, which is what CHECK's `prevResult` is for: one
+    /// of them may have set another MAC. Where it says nothing else than we did, the record does, as it is not cut down
+    /// to the runtime's version.
+    fn changed_by_later_plugins(
+        &self,
+        attached: &Attached,
+        recorded: &CniResult,
+    ) -> Result<Option<CniResult>, CniError> {
+        if !attached.default {
+            return Ok(None);
+        }
+        let version = self.config.version;
+        let Some(given) = self.request.conf.prev_result()? else { return Ok(None) };
+        let is_of_the_pod = given.interfaces.iter().any(|i| !i.sandbox.is_empty() && i.name == attached.interface);
+        let is_ours = given == CniResult::parse(&recorded.to_json(version)?, version)?;
+        Ok((is_of_the_pod && !is_ours).then_some(given))
     }
 
     /// Whether the next ADD can work: the state folder, the readiness file, and every plugin of the default network.

@@ -1,7 +1,8 @@
 //! What a demanding user of the finished program came upon: chains that a runtime makes around us, configurations that are
 //! spoiled between ADD and DEL, names at the limits of what a file can be called.
 
-use musubi_tests::node::link_names;
+use musubi_delegates::netlink::LinkChange;
+use musubi_tests::node::{Sandbox, link_names};
 use serde_json::{Value, json};
 
 use crate::scene::Scene;
@@ -35,4 +36,33 @@ fn del_succeeds_with_a_configuration_that_was_spoiled_since() {
         scene.nothing_is_left(&[&sandbox], &[], &case);
         assert_eq!(link_names(&sandbox.netns), ["lo"], "{case}");
     }
+}
+
+/// A plugin that the runtime runs after us may give the interface another MAC: `prevResult` says so.
+#[test]
+fn check_expects_what_later_plugins_of_the_runtimes_chain_left() {
+    let scene = Scene::new();
+    let sandbox = scene.sandbox("c1");
+    let own = scene.add(&sandbox).result();
+    let eth0 = own["interfaces"].as_array().unwrap().iter().position(|i| i["name"] == "eth0").unwrap();
+    let mut later = own.clone();
+    later["interfaces"][eth0]["mac"] = json!("02:00:00:00:00:11");
+
+    scene.node.call("CHECK", &sandbox, &scene.with("prevResult", own.clone())).succeeded();
+    let early = scene.node.call("CHECK", &sandbox, &scene.with("prevResult", later.clone())).error();
+    assert!(early.1.contains("not 02:00:00:00:00:11"), "{}", early.1);
+
+    set_mac(&sandbox, "eth0", [2, 0, 0, 0, 0, 0x11]);
+    scene.node.call("CHECK", &sandbox, &scene.with("prevResult", later)).succeeded();
+    for unaware in [scene.config.clone(), scene.with("prevResult", own), scene.with("prevResult", json!({}))] {
+        let error = scene.node.call("CHECK", &sandbox, &unaware).error();
+        assert!(error.1.contains("has MAC 02:00:00:00:00:11"), "{}", error.1);
+    }
+}
+
+fn set_mac(sandbox: &Sandbox, name: &str, mac: [u8; 6]) {
+    const IFLA_ADDRESS: u16 = 1; // if_link.h
+    let pod = sandbox.netns.open();
+    let link = pod.netlink.link_by_name(name).unwrap().unwrap();
+    pod.netlink.request(LinkChange::of(link.index, "test").attr(IFLA_ADDRESS, mac).request()).unwrap();
 }
