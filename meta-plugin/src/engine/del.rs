@@ -58,7 +58,7 @@ impl Operation<'_> {
     }
 
     /// The status of a pod that is gone is gone, unless it is that of a new sandbox which the pod has by now.
-    fn forget_status(&self, key: &Key, namespace: &str, name: &str, written: Option<&[NetworkStatus]>) {
+    pub(super) fn forget_status(&self, key: &Key, namespace: &str, name: &str, written: Option<&[NetworkStatus]>) {
         if self.config.manifest_dir.is_none() {
             return;
         }
@@ -186,7 +186,7 @@ impl Operation<'_> {
 }
 
 /// The network-status that an ADD wrote which came to its end.
-fn written_status(stored: &Stored) -> Option<Vec<NetworkStatus>> {
+pub(super) fn written_status(stored: &Stored) -> Option<Vec<NetworkStatus>> {
     match stored {
         Stored::Whole(record) if record.attachments.iter().all(|a| a.result.is_some()) => Some(statuses(record)),
         _ => None,

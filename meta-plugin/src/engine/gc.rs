@@ -10,7 +10,7 @@ use musubi_delegates::netns::Namespace;
 use musubi_delegates::registry;
 use serde_json::{Value, json};
 
-use super::del::joined;
+use super::del::{joined, written_status};
 use super::teardown::{Teardown, namespace_of};
 use super::{Hands, Operation, by_name, locking};
 use crate::lock::{ContainerLock, GcFence};
@@ -54,6 +54,11 @@ impl Operation<'_> {
             return Err(joined(&errors));
         }
         self.records.remove(key)?;
+        if let Stored::Whole(record) = &stored
+            && let Some(pod) = &record.pod
+        {
+            self.forget_status(key, &pod.namespace, &pod.name, written_status(&stored).as_deref());
+        }
         lock.remove();
         Ok(())
     }

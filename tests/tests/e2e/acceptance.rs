@@ -66,3 +66,22 @@ fn set_mac(sandbox: &Sandbox, name: &str, mac: [u8; 6]) {
     let link = pod.netlink.link_by_name(name).unwrap().unwrap();
     pod.netlink.request(LinkChange::of(link.index, "test").attr(IFLA_ADDRESS, mac).request()).unwrap();
 }
+
+/// What GC takes away has no status any more; the status of the pod's new sandbox stays.
+#[test]
+fn gc_removes_the_status_of_what_it_takes_away() {
+    let scene = Scene::new();
+    let (old, new) = (scene.sandbox("old"), scene.sandbox("new"));
+    let _ = scene.add(&old).result();
+    let _ = scene.add(&new).result();
+    let listing = |listed: Value| scene.with("cni.dev/valid-attachments", listed);
+
+    let config = listing(json!([{"containerID": "new", "ifname": "eth0"}]));
+    scene.node.call_network("GC", &config).succeeded();
+    assert_eq!(link_names(&old.netns), ["lo"]);
+    assert!(scene.status("default/web").is_some(), "the new sandbox's");
+
+    scene.node.call_network("GC", &listing(json!([]))).succeeded();
+    assert_eq!(scene.status("default/web"), None);
+    scene.nothing_is_left(&[&old, &new], &[], "gc");
+}
