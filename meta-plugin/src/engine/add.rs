@@ -43,8 +43,9 @@ impl Operation<'_> {
         refuse_host_namespace(&sandbox, &self.host)?;
         let binaries = self.find_binaries(&plan)?;
         let container = self.request.container_id()?;
-        let lock = locking::take(&self.config.cni_dir, container, self.deadline)?;
         let key = Key::new(container, interface, &self.own_network()?);
+        key.fits_a_file()?;
+        let lock = locking::take(&self.config.cni_dir, container, self.deadline)?;
         let outcome = self.add_locked(&key, &plan, pod.as_ref(), &sandbox, &lock, binaries);
         if outcome.is_err() && matches!(self.records.read(&key), Ok(None)) {
             lock.remove();

@@ -22,6 +22,10 @@ impl Operation<'_> {
     pub(super) fn del(&self) -> Result<(), CniError> {
         let container = self.request.container_id()?;
         let key = Key::new(container, self.request.interface()?, &self.own_network()?);
+        if let Err(never_added) = key.fits_a_file() {
+            tracing::warn!("{never_added}");
+            return Ok(());
+        }
         let lock = locking::take(&self.config.cni_dir, container, self.deadline)?;
         let mut stored = self.records.read(&key)?;
         if let Some(Stored::Whole(record)) = &mut stored {

@@ -85,3 +85,29 @@ fn gc_removes_the_status_of_what_it_takes_away() {
     assert_eq!(scene.status("default/web"), None);
     scene.nothing_is_left(&[&old, &new], &[], "gc");
 }
+
+/// A record's file is named after container, interface and network. What no file can be named after is refused before
+/// anything is done, so that DEL has nothing to do.
+#[test]
+fn names_that_no_record_can_have_are_refused_and_del_succeeds() {
+    let scene = Scene::new();
+    let rows = [
+        ("longest", "c".repeat(200), "n".repeat(255 - 200 - ".:eth0:.json.new".len()), true),
+        ("one byte more", "c".repeat(200), "n".repeat(255 - 200 - ".:eth0:.json.new".len() + 1), false),
+        ("network", "c1".to_owned(), "n".repeat(300), false),
+        ("container", "c".repeat(300), "n".to_owned(), false),
+    ];
+    for (case, container, network, possible) in rows {
+        let sandbox = scene.sandbox(&container);
+        let config = scene.with("name", network.into());
+        let added = scene.node.call("ADD", &sandbox, &config);
+        assert_eq!(added.ok, possible, "{case}: {}", added.stdout);
+        if !possible {
+            let (code, message) = added.error();
+            assert_eq!((code, message.contains("too long")), (7, true), "{case}: {message}");
+        }
+        let removed = scene.node.call("DEL", &sandbox, &config);
+        assert!(removed.ok, "{case}: {}", removed.stdout);
+        scene.nothing_is_left(&[&sandbox], &[], case);
+    }
+}
