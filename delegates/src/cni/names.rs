@@ -46,8 +46,8 @@ name_type! {
     NetworkName
 }
 name_type! {
-    /// An interface name the kernel takes: 1 to 15 bytes, not `.` or `..`, without `/`, `:`, white
-    /// space and NUL.
+    /// An interface name the kernel takes as it is: 1 to 15 bytes, not `.` or `..`, without `/`, `:`, white
+    /// space, NUL, and `%`, for which the kernel would put a number of its choice.
     InterfaceName
 }
 
@@ -87,8 +87,8 @@ impl InterfaceName {
             "is longer than 15 bytes"
         } else if s == "." || s == ".." {
             "cannot be an interface's name"
-        } else if s.contains(|c: char| matches!(c, '/' | ':' | '\0') || c.is_whitespace()) {
-            "holds `/`, `:`, white space or NUL"
+        } else if s.contains(|c: char| matches!(c, '/' | ':' | '%' | '\0') || c.is_whitespace()) {
+            "holds `/`, `:`, `%`, white space or NUL"
         } else {
             return Ok(Self(s.to_owned()));
         };
@@ -136,7 +136,8 @@ mod tests {
         for good in ["eth0", "a", "...", "fifteen-bytes-1", "ü", "net1@x"] {
             assert_eq!(InterfaceName::parse(good).unwrap().as_str(), good);
         }
-        for bad in ["", ".", "..", "sixteen-bytes-12", "a/b", "a:b", "a b", "a\tb", "a\u{a0}b", "a\0", "üüüüüüüü"]
+        for bad in
+            ["", ".", "..", "sixteen-bytes-12", "a/b", "a:b", "a%d", "a b", "a\tb", "a\u{a0}b", "a\0", "üüüüüüüü"]
         {
             assert_eq!(InterfaceName::parse(bad).unwrap_err().code, 4, "{bad:?}");
         }

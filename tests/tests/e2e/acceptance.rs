@@ -111,3 +111,23 @@ fn names_that_no_record_can_have_are_refused_and_del_succeeds() {
         scene.nothing_is_left(&[&sandbox], &[], case);
     }
 }
+
+/// The kernel makes `br0` of `br%d`, and `br1` the next time: nobody would find them again.
+#[test]
+fn a_name_that_the_kernel_would_number_is_refused() {
+    let scene = Scene::new();
+    let before = scene.node.links();
+    let sandbox = scene.sandbox("c1");
+    let output = scene.node.call_interface("ADD", &sandbox, "eth%d", &scene.config);
+    assert_eq!(output.error().0, 4, "{}", output.stdout);
+    for network in [json!({"type": "bridge", "bridge": "br%d"}), json!({"type": "vxlan", "vni": 3, "bridge": "br%d"})] {
+        let mut network = network;
+        network["cniVersion"] = json!("1.0.0");
+        network["name"] = json!("blue");
+        scene.definition("blue", &network);
+        let (code, message) = scene.add(&sandbox).error();
+        assert_eq!(code, 7, "{message}");
+        assert!(message.contains("default/blue: bridge: interface name \"br%d\""), "{message}");
+    }
+    assert_eq!(scene.node.links(), before);
+}
