@@ -103,7 +103,7 @@ fn attachment(
             selection
                 .unknown_keys
                 .iter()
-                .map(|key| named(&format!("annotation key \"{key}\" is not known and is ignored"))),
+                .map(|key| named(&format!("annotation key \"{}\" is not known and is ignored", key.escape_debug()))),
         );
         runtime_config.extend(requests.runtime_config);
         args = requests.args;

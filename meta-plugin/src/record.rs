@@ -21,11 +21,11 @@ const VERSION: u32 = 1;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum State {
-    /// ADD has begun and not ended; or it failed, and what is listed may still be there.
+    /// ADD has begun and not ended; what is listed may be there.
     Adding,
     /// ADD has ended.
     Attached,
-    /// DEL has begun.
+    /// DEL has begun, or taking back an ADD that failed.
     Deleting,
 }
 

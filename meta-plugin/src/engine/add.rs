@@ -123,8 +123,10 @@ impl Operation<'_> {
     /// A record of the same attachment: one that was never finished, or whose namespace is another, is cleared away;
     /// one that stands means that the runtime has not called DEL (CNI 1.1 §ADD).
     fn clear_earlier(&self, key: &Key, sandbox: &Namespace, lock: &ContainerLock) -> Result<(), CniError> {
-        self.clear_orphan(key, lock);
-        let Some(stored) = self.records.read(key)? else { return Ok(()) };
+        let Some(stored) = self.records.read(key)? else {
+            self.clear_orphan(key, lock);
+            return Ok(());
+        };
         if let Stored::Whole(record) = &stored
             && record.state == State::Attached
             && record.is_of_this_boot()
@@ -137,13 +139,16 @@ impl Operation<'_> {
             .with_details("call DEL before the next ADD"));
         }
         let errors = self.tear_down_stored(&stored, lock);
-        match errors.into_iter().next() {
-            None => self.records.remove(key),
-            Some(error) => Err(error.context("what an earlier ADD left could not be removed")),
+        if let Some(error) = errors.into_iter().next() {
+            return Err(error.context("what an earlier ADD left could not be removed"));
         }
+        self.records.remove(key)?;
+        self.clear_orphan(key, lock);
+        Ok(())
     }
 
-    /// What an earlier DEL had to leave is tried again now: later its retry would hit the new attachment.
+    /// What an earlier DEL had to leave is tried again now: later its retry would hit the new attachment. Only where no
+    /// record stands, for its links have the same group.
     fn clear_orphan(&self, key: &Key, lock: &ContainerLock) {
         let Ok(Some(orphan)) = self.records.read_orphan(key) else { return };
         let errors = self.tear_down_stored(&orphan, lock);
@@ -221,8 +226,9 @@ impl Operation<'_> {
         args
     }
 
-    /// Undoes a failed ADD. What cannot be undone stays in the record for DEL.
-    fn take_back(&self, record: Record, sandbox: &Namespace, lock: &ContainerLock, error: CniError) -> CniError {
+    /// Undoes a failed ADD. What cannot be undone stays in the record for DEL, with every link that is known by now.
+    fn take_back(&self, mut record: Record, sandbox: &Namespace, lock: &ContainerLock, error: CniError) -> CniError {
+        record.state = State::Deleting;
         // Undoing runs to the end even if it was the time limit that ended ADD.
         let hands = Hands { deadline: Instant::now() + self.config.timeout.min(UNDO_TIME), ..self.hands() };
         let records = &self.records;
@@ -233,6 +239,10 @@ impl Operation<'_> {
                 Err(e) => undo_incomplete(&error, &e),
             };
         };
+        // The record that stands already says enough for DEL; this one says more.
+        if let Err(e) = records.write(&record, false) {
+            tracing::warn!("{e}");
+        }
         undo_incomplete(&error, first)
     }
 }
@@ -281,12 +291,14 @@ impl Adding<'_> {
             }
         }
         default_route::select(self.sandbox, record)?;
+        // A result that the runtime's version cannot say is an error before anybody is told of the pod.
+        let default = record.attachments.first().and_then(Attached::result).unwrap_or_default();
+        let answer = default.to_json(self.operation.request.version)?;
         self.publish(record, pod)?;
         record.state = State::Attached;
         record.since = record::now();
         self.operation.records.write(record, false)?;
-        let default = record.attachments.first().and_then(Attached::result).unwrap_or_default();
-        default.to_json(self.operation.request.version)
+        Ok(answer)
     }
 
     /// Runs the chain of one network.

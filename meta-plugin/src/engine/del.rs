@@ -84,7 +84,9 @@ impl Operation<'_> {
         let Some(Stored::Whole(mut record)) = stored else { return Err(joined(errors)) };
         record.failed_deletes += 1;
         record.running = None;
-        self.records.write(&record, false)?;
+        if let Err(error) = self.records.write(&record, false) {
+            tracing::warn!("container {}: this failure is not counted: {error}", record.container_id);
+        }
         let gone = self.namespace_of(&record).is_none();
         let missing = self.misses_a_program(&record);
         if missing || (gone && record.failed_deletes >= TRIES) {
