@@ -213,8 +213,8 @@ mod tests {
             Ok(())
         }
 
-        fn remove_status(&self, _: &str, _: &str, _: Option<&[musubi_crds::NetworkStatus]>) -> Result<(), CniError> {
-            Ok(())
+        fn remove_status(&self, _: &str, _: &str, _: Option<&[NetworkStatus]>) -> Result<bool, CniError> {
+            Ok(true)
         }
 
         fn warnings(&self) -> Vec<String> {

@@ -6,7 +6,8 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::{Format, State, print, print_json, table};
-use crate::record::{Attached, Record, Records, State as RecordState, Stored, now};
+use crate::record::{Attached, Record, State as RecordState, now};
+use crate::records::{Records, Stored};
 
 /// Options of `musubi status`.
 #[derive(Args)]

@@ -10,7 +10,7 @@ use musubi_delegates::netns::Namespace;
 use musubi_delegates::registry::Runs;
 use serde_json::Value;
 
-use super::del::joined;
+use super::del::{joined, written_status};
 use super::teardown::Teardown;
 use super::{Hands, Operation, Target, default_route, delegate_failed, gc, locking, pending, refuse_host_namespace};
 use crate::check::definition;
@@ -18,7 +18,8 @@ use crate::config::StatusFor;
 use crate::lock::{ContainerLock, GcFence};
 use crate::networks;
 use crate::plan::{self, Plan, Planned};
-use crate::record::{self, Attached, Key, PodName, Record, RecordedDelegate, Running, State, Stored};
+use crate::record::{self, Attached, Key, PodName, Record, RecordedDelegate, Running, State};
+use crate::records::Stored;
 use crate::status;
 use crate::store::Pod;
 
@@ -160,7 +161,7 @@ impl Operation<'_> {
 
     fn new_record(&self, key: &Key, pod: Option<&Pod>, plan: &Plan, sandbox: &Namespace) -> Record {
         Record {
-            version: record::current_version(),
+            version: record::VERSION,
             container_id: key.container_id.clone(),
             network: key.network.clone(),
             interface: key.interface.clone(),
@@ -234,6 +235,7 @@ impl Operation<'_> {
         let records = &self.records;
         let errors = Teardown { hands, lock: Some(lock), record: &record, pod: Some(sandbox), records }.run();
         let Some(first) = errors.first() else {
+            self.take_status_back(&record);
             return match records.remove(&record.key()) {
                 Ok(()) => error,
                 Err(e) => undo_incomplete(&error, &e),
@@ -244,6 +246,14 @@ impl Operation<'_> {
             tracing::warn!("{e}");
         }
         undo_incomplete(&error, first)
+    }
+
+    /// ADD may have failed after the network-status was written.
+    fn take_status_back(&self, record: &Record) {
+        let (Some(pod), Some(written)) = (&record.pod, written_status(record)) else { return };
+        if let Err(error) = self.store.remove_status(&pod.namespace, &pod.name, Some(&written)) {
+            tracing::warn!("{error}");
+        }
     }
 }
 

@@ -13,7 +13,8 @@ use super::add::statuses;
 use super::{Operation, Target, by_name, locking};
 use crate::networks;
 use crate::plan;
-use crate::record::{Key, Record, State, Stored};
+use crate::record::{Key, Record, State};
+use crate::records::Stored;
 
 /// After this many failures with the namespace gone, DEL succeeds and what is left becomes an orphan.
 const TRIES: u32 = 3;
@@ -35,7 +36,10 @@ impl Operation<'_> {
             }
         };
         let pod = self.pod_of(stored.as_ref());
-        let written = stored.as_ref().and_then(written_status);
+        let written = match &stored {
+            Some(Stored::Whole(record)) => written_status(record),
+            _ => None,
+        };
         let outcome =
             if errors.is_empty() { self.records.remove(&key) } else { self.give_up_or_fail(stored, &key, &errors) };
         // After the record, so that of several DELs for one pod the last sees that it is the last.
@@ -57,12 +61,23 @@ impl Operation<'_> {
         }
     }
 
-    /// The status of a pod that is gone is gone, unless the pod has a new sandbox by now, whose status it is: what this
-    /// attachment wrote tells, or where that is not known, whether the pod has another record.
+    /// The status of a pod that is gone is gone, unless the pod has another sandbox by now, whose status it is: that it is
+    /// what this attachment wrote is seen at one look, otherwise the pod's other records tell.
     fn forget_status(&self, key: &Key, namespace: &str, name: &str, written: Option<&[NetworkStatus]>) {
         if self.config.manifest_dir.is_none() {
             return;
         }
+        let remove = |written| self.store.remove_status(namespace, name, written);
+        let outcome = match written.map_or(Ok(false), |written| remove(Some(written))) {
+            Ok(false) if !self.has_other_record(key, namespace, name) => remove(None),
+            outcome => outcome,
+        };
+        if let Err(error) = outcome {
+            tracing::warn!("{error}");
+        }
+    }
+
+    fn has_other_record(&self, key: &Key, namespace: &str, name: &str) -> bool {
         let is_of_pod = |stored: &Stored| match stored {
             Stored::Whole(record) => {
                 record.key() != *key
@@ -70,12 +85,7 @@ impl Operation<'_> {
             }
             Stored::Damaged { .. } => false,
         };
-        if written.is_none() && self.records.all().is_ok_and(|records| records.iter().any(is_of_pod)) {
-            return;
-        }
-        if let Err(error) = self.store.remove_status(namespace, name, written) {
-            tracing::warn!("{error}");
-        }
+        self.records.all().is_ok_and(|records| records.iter().any(is_of_pod))
     }
 
     /// Repeating helps while the namespace is there, or while a failure may pass. It cannot help against a program that is
@@ -188,11 +198,8 @@ impl Operation<'_> {
 }
 
 /// The network-status that an ADD wrote which came to its end.
-fn written_status(stored: &Stored) -> Option<Vec<NetworkStatus>> {
-    match stored {
-        Stored::Whole(record) if record.attachments.iter().all(|a| a.result.is_some()) => Some(statuses(record)),
-        _ => None,
-    }
+pub(super) fn written_status(record: &Record) -> Option<Vec<NetworkStatus>> {
+    record.attachments.iter().all(|attached| attached.result.is_some()).then(|| statuses(record))
 }
 
 /// Several errors as one: all messages, the first's details.

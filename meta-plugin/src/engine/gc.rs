@@ -14,7 +14,8 @@ use super::del::joined;
 use super::teardown::{Teardown, namespace_of};
 use super::{Hands, Operation, by_name, locking};
 use crate::lock::{ContainerLock, GcFence};
-use crate::record::{Attached, Key, Record, RecordedDelegate, Records, Stored};
+use crate::record::{Attached, Key, Record, RecordedDelegate};
+use crate::records::{Records, Stored};
 
 /// How long GC waits for a container that something else works on before leaving it to the next time.
 const PATIENCE: Duration = Duration::from_millis(200);

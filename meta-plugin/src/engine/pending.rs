@@ -9,7 +9,8 @@ use musubi_delegates::cni::{CniError, ContainerId, code};
 
 use super::add::statuses;
 use super::locking;
-use crate::record::{Key, Records, State, Stored};
+use crate::record::{Key, State};
+use crate::records::{Records, Stored};
 use crate::store::{Pod, Store};
 
 /// How long they rest between two tries.
