@@ -152,7 +152,7 @@ impl Config {
         let mut warnings: Vec<String> = view
             .unknown(KEYS)
             .into_iter()
-            .map(|key| format!("configuration key \"{key}\" is not known and is ignored"))
+            .map(|key| format!("configuration key \"{}\" is not known and is ignored", key.escape_debug()))
             .collect();
         warnings.extend(without_effect(&view)?);
         let native_delegates = native_delegates(&view)?;
@@ -357,7 +357,8 @@ fn log_level(view: &View<'_>, warnings: &mut Vec<String>) -> Result<LogLevel, Co
         "panic" => LogLevel::Panic,
         _ => {
             warnings.push(format!(
-                "configuration key \"logLevel\": \"{level}\" is ignored; accepted are panic, error, verbose and debug"
+                "configuration key \"logLevel\": \"{}\" is ignored; accepted are panic, error, verbose and debug",
+                level.escape_debug()
             ));
             LogLevel::Warning
         }

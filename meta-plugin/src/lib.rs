@@ -12,5 +12,6 @@ pub mod log;
 pub mod networks;
 pub mod plan;
 pub mod record;
+pub mod records;
 pub mod status;
 pub mod store;

@@ -12,7 +12,7 @@ use musubi_delegates::cni::{CniError, ContainerId, code};
 
 /// How often a lock that another holds is tried again.
 const POLL: Duration = Duration::from_millis(5);
-/// At which of these tries something is done meanwhile.
+/// Every how many tries there is a look at what else can be done.
 const LOOK_AROUND: u32 = 10;
 
 /// The held lock of a container.
@@ -41,13 +41,10 @@ impl ContainerLock {
         deadline: Instant,
         mut meanwhile: impl FnMut(),
     ) -> Result<Self, CniError> {
-        let mut waited = 0u32;
+        let mut tries = 0u32;
         let folder = cni_dir.join("locks");
         let path = folder.join(container.as_str());
-        let failed = |e: io::Error| {
-            CniError::new(code::IO, format!("lock {}: {e}", path.display()))
-                .with_details("the state folder (cniDir) must be writable")
-        };
+        let failed = |e| cannot_lock(&path, &e);
         fs::create_dir_all(&folder).map_err(failed)?;
         loop {
             let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path).map_err(failed)?;
@@ -55,11 +52,6 @@ impl ContainerLock {
                 // Its last holder may have unlinked it between our open and our lock; then it protects nothing.
                 Ok(()) if is_at(&file, &path) => return Ok(Self { file, path }),
                 Ok(()) => {}
-                Err(TryLockError::WouldBlock) if waited.is_multiple_of(LOOK_AROUND) && Instant::now() < deadline => {
-                    waited += 1;
-                    meanwhile();
-                    std::thread::sleep(POLL);
-                }
                 Err(TryLockError::WouldBlock) if Instant::now() >= deadline => {
                     return Err(CniError::new(
                         code::TRY_AGAIN,
@@ -68,7 +60,10 @@ impl ContainerLock {
                     .with_details("it ends by itself within its time limit (timeoutSeconds); try again then"));
                 }
                 Err(TryLockError::WouldBlock) => {
-                    waited += 1;
+                    if tries.is_multiple_of(LOOK_AROUND) {
+                        meanwhile();
+                    }
+                    tries += 1;
                     std::thread::sleep(POLL);
                 }
                 Err(TryLockError::Error(e)) => return Err(failed(e)),
@@ -113,10 +108,7 @@ impl GcFence {
         attempt: impl Fn(&File) -> Result<(), TryLockError>,
     ) -> Result<Self, CniError> {
         let path = cni_dir.join("gc.lock");
-        let failed = |e: io::Error| {
-            CniError::new(code::IO, format!("lock {}: {e}", path.display()))
-                .with_details("the state folder (cniDir) must be writable")
-        };
+        let failed = |e| cannot_lock(&path, &e);
         fs::create_dir_all(cni_dir).map_err(failed)?;
         let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path).map_err(failed)?;
         loop {
@@ -137,6 +129,11 @@ impl AsFd for ContainerLock {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.file.as_fd()
     }
+}
+
+fn cannot_lock(path: &Path, error: &io::Error) -> CniError {
+    CniError::new(code::IO, format!("lock {}: {error}", path.display()))
+        .with_details("the state folder (cniDir) must be writable")
 }
 
 fn is_at(file: &File, path: &Path) -> bool {

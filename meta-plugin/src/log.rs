@@ -7,7 +7,9 @@ use std::time::Instant;
 
 use musubi_delegates::cni::{CniError, Request};
 use tracing::Level;
+use tracing::subscriber::set_global_default;
 use tracing_subscriber::fmt;
+use tracing_subscriber::fmt::writer::MakeWriterExt;
 
 use crate::config::{Config, LogLevel};
 
@@ -21,18 +23,24 @@ pub fn start(config: &Config) {
         LogLevel::Verbose => Level::INFO,
         LogLevel::Debug => Level::DEBUG,
     };
-    let lines = fmt::Subscriber::builder().with_max_level(level).with_target(false).with_ansi(false);
-    let file = config.log_file.as_ref().map(|path| OpenOptions::new().create(true).append(true).open(path));
-    let problem = file.as_ref().and_then(|file| file.as_ref().err().map(ToString::to_string));
+    // A log that nobody can write to, a reader that has gone, must not end the operation: errors inside are kept inside.
+    let lines =
+        fmt::Subscriber::builder().with_max_level(level).with_target(false).with_ansi(false).log_internal_errors(false);
+    let file = config.log_file.as_ref().map(|path| (path, OpenOptions::new().create(true).append(true).open(path)));
     // Only the first call of a process can set it.
     let _ = match file {
-        Some(Ok(file)) => tracing::subscriber::set_global_default(lines.with_writer(Mutex::new(file)).finish()),
-        None if !config.log_to_stderr => return,
-        _ => tracing::subscriber::set_global_default(lines.with_writer(std::io::stderr).finish()),
+        Some((_, Ok(file))) if config.log_to_stderr => {
+            set_global_default(lines.with_writer(Mutex::new(file).and(std::io::stderr)).finish())
+        }
+        Some((_, Ok(file))) => set_global_default(lines.with_writer(Mutex::new(file)).finish()),
+        Some((path, Err(problem))) => {
+            let started = set_global_default(lines.with_writer(std::io::stderr).finish());
+            tracing::warn!("logFile {}: {problem}", path.display());
+            started
+        }
+        None if config.log_to_stderr => set_global_default(lines.with_writer(std::io::stderr).finish()),
+        None => return,
     };
-    if let (Some(problem), Some(path)) = (problem, &config.log_file) {
-        tracing::warn!("logFile {}: {problem}", path.display());
-    }
 }
 
 /// The line of a finished operation.

@@ -38,6 +38,8 @@ pub struct Planned {
     pub delegates: Vec<PlannedDelegate>,
     /// Pairs added to `CNI_ARGS`.
     pub args: Vec<(String, String)>,
+    /// What the annotation asks for by capability; the plugins' configurations hold it already.
+    pub by_capability: Map<String, Value>,
     /// The gateways of the pod's default route, where this network is to have it; an empty list means those that its own
     /// IPAM returns.
     pub default_route: Option<Vec<IpAddr>>,
@@ -95,6 +97,7 @@ fn attachment(
     };
     let mut runtime_config = if default { config.runtime_config.clone() } else { Map::new() };
     let mut args = Vec::new();
+    let mut by_capability = Map::new();
     if let Some(selection) = &selection {
         let requests = check_pod::requests(config, selection, &list)?;
         let named = |text: &String| format!("network {}: {text}", network.name);
@@ -103,10 +106,11 @@ fn attachment(
             selection
                 .unknown_keys
                 .iter()
-                .map(|key| named(&format!("annotation key \"{key}\" is not known and is ignored"))),
+                .map(|key| named(&format!("annotation key \"{}\" is not known and is ignored", key.escape_debug()))),
         );
-        runtime_config.extend(requests.runtime_config);
         args = requests.args;
+        by_capability = requests.runtime_config;
+        runtime_config.extend(by_capability.clone());
     }
     let mut delegates = Vec::with_capacity(list.plugins.len());
     for index in 0..list.plugins.len() {
@@ -123,6 +127,7 @@ fn attachment(
         list,
         delegates,
         args,
+        by_capability,
         default_route: selection.and_then(|s| s.default_route),
     })
 }
@@ -213,12 +218,8 @@ mod tests {
             Ok(())
         }
 
-        fn has_other_status(&self, _: &str, _: &str, _: &[musubi_crds::NetworkStatus]) -> bool {
-            false
-        }
-
-        fn remove_status(&self, _: &str, _: &str) -> Result<(), CniError> {
-            Ok(())
+        fn remove_status(&self, _: &str, _: &str, _: Option<&[NetworkStatus]>) -> Result<bool, CniError> {
+            Ok(true)
         }
 
         fn warnings(&self) -> Vec<String> {

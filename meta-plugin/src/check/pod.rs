@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 use crate::config::Config;
 
 /// Bits a burst may hold where none is asked for: what the kubelet's runtimes send, and the bandwidth plugin accepts.
-const UNLIMITED_BURST: u64 = u32::MAX as u64;
+pub const UNLIMITED_BURST: u64 = u32::MAX as u64;
 /// External plugins that take a MAC from `CNI_ARGS`.
 const MAC_FROM_ARGS: &[&str] = &["tap", "tuning", "ovs", "cnv-bridge", "cnv-tuning", "sriov", "ib-sriov"];
 /// External plugins, of IPAM most of them, that take addresses from `CNI_ARGS`.

@@ -12,6 +12,7 @@ use musubi_delegates::registry::Runs;
 use serde_json::{Map, Value, json};
 
 use super::{Format, print, print_json, table};
+use crate::check::pod::UNLIMITED_BURST;
 use crate::config::{Config, OUR_TYPE};
 use crate::networks;
 use crate::plan::{Plan, Planned, plan};
@@ -23,7 +24,7 @@ pub struct Options {
     /// The pod's name
     #[arg(value_name = "POD")]
     pod: String,
-    /// Its namespace
+    /// The pod's namespace
     #[arg(short, long, value_name = "NS", default_value = "default")]
     namespace: String,
     /// Musubi's CNI configuration, or a configuration list that holds one
@@ -145,19 +146,12 @@ fn to_text(pod: &str, plan: &Plan) -> String {
         planned.delegates.iter().enumerate().map(|(index, delegate)| {
             let (runs, why) = runs(&delegate.runs);
             let first = |text: String| if index == 0 { text } else { String::new() };
-            let extra = planned.args.iter().map(|(k, v)| format!("{k}={v}"));
-            let routes = planned.default_route.iter().map(|gateways| match gateways.as_slice() {
-                [] => "default route".to_owned(),
-                some => {
-                    format!("default route by {}", some.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "))
-                }
-            });
             vec![
                 first(planned.interface.to_string()),
                 first(format!("{}{}", planned.network, if planned.default { " (default)" } else { "" })),
                 delegate.plugin_type.clone(),
                 format!("{runs}: {why}"),
-                first(extra.chain(routes).collect::<Vec<_>>().join(", ")),
+                first(requested(planned).join(", ")),
             ]
         })
     });
@@ -169,4 +163,60 @@ fn to_text(pod: &str, plan: &Plan) -> String {
         text.push('\n');
     }
     text
+}
+
+/// What the pod asks of a network, each in a few words: by capability, in `CNI_ARGS`, and the default route.
+fn requested(planned: &Planned) -> Vec<String> {
+    let by_capability = planned.by_capability.iter().map(|(key, value)| format!("{key} {}", in_short(value)));
+    let args = planned.args.iter().map(|(key, value)| format!("{key}={value}"));
+    let route = planned.default_route.iter().map(|gateways| match gateways.as_slice() {
+        [] => "default route".to_owned(),
+        some => format!("default route by {}", some.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")),
+    });
+    by_capability.chain(args).chain(route).collect()
+}
+
+/// A request's value on one line: port mappings as `host:container/protocol`, other objects key by key. The burst that we
+/// fill in beside a rate was not asked for.
+fn in_short(value: &Value) -> String {
+    let words = |words: &mut dyn Iterator<Item = String>| words.collect::<Vec<_>>().join(" ");
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Array(values) => words(&mut values.iter().map(in_short)),
+        Value::Object(map) if map.contains_key("hostPort") => {
+            let part = |key| map.get(key).map(in_short).unwrap_or_default();
+            let address = map.get("hostIP").map(|ip| format!("[{}]:", in_short(ip))).unwrap_or_default();
+            format!("{address}{}:{}/{}", part("hostPort"), part("containerPort"), part("protocol"))
+        }
+        Value::Object(map) => {
+            let asked = map.iter().filter(|(_, value)| value.as_u64() != Some(UNLIMITED_BURST));
+            words(&mut asked.map(|(key, value)| format!("{key} {}", in_short(value))))
+        }
+        other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_are_shown_in_short() {
+        let rows = [
+            (json!("02:00:00:00:00:05"), "02:00:00:00:00:05"),
+            (json!(["10.0.0.5/24", "fd00::5/64"]), "10.0.0.5/24 fd00::5/64"),
+            (json!([{"hostPort": 8080, "containerPort": 80, "protocol": "tcp"}]), "8080:80/tcp"),
+            (
+                json!([{"hostPort": 53, "containerPort": 5353, "protocol": "udp", "hostIP": "fd00::1"}]),
+                "[fd00::1]:53:5353/udp",
+            ),
+            (
+                json!({"ingressRate": 1000, "ingressBurst": UNLIMITED_BURST, "egressRate": 20, "egressBurst": 30}),
+                "ingressRate 1000 egressRate 20 egressBurst 30",
+            ),
+        ];
+        for (value, expected) in rows {
+            assert_eq!(in_short(&value), expected);
+        }
+    }
 }

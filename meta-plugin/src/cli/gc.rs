@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use serde_json::json;
 
-use super::{Format, State, print, print_json, table};
+use super::{Format, StateDir, print, print_json, short_id, table};
 use crate::engine::gc::{Stale, find_stale};
 use crate::engine::pending;
 use crate::store::DirectoryStore;
@@ -16,7 +16,7 @@ use crate::store::DirectoryStore;
 #[derive(Args)]
 pub struct Options {
     #[command(flatten)]
-    state: State,
+    state: StateDir,
     /// Only show what would be released
     #[arg(long)]
     dry_run: bool,
@@ -53,12 +53,7 @@ pub(super) fn run(options: &Options) -> anyhow::Result<ExitCode> {
         Format::Table if stale.is_empty() => print("nothing is left behind\n")?,
         Format::Table => {
             let rows = stale.iter().map(|left| {
-                vec![
-                    left.key.container_id.chars().take(12).collect(),
-                    left.pod.clone(),
-                    left.reason.clone(),
-                    left.resources.join(", "),
-                ]
+                vec![short_id(&left.key.container_id), left.pod.clone(), left.reason.clone(), left.resources.join(", ")]
             });
             let verb = if options.dry_run { "would be released" } else { "released" };
             print(&table(&["CONTAINER", "POD", "REASON", verb], rows))?;

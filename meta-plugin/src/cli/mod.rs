@@ -23,13 +23,14 @@ pub const STATE_DIR: &str = "/var/lib/musubi";
     name = "musubi",
     version,
     about = "Several networks for one pod: a Kubernetes CNI meta-plugin, and the tools around it",
-    after_help = "A container runtime calls musubi as the CNI plugin of \"type\": \"musubi\", with CNI_COMMAND in its environment.\n\
-                  Called by the name of a bundled plugin (bridge, macvlan, ipvlan, vlan, vxlan, ptp, loopback, host-local, static),\n\
-                  by link or copy, it is that plugin alone.\n\n\
-                  First steps:\n  \
-                  musubi demo                                             see it work, without root\n  \
-                  musubi explain web --config 00-musubi.conf --manifests DIR   what a pod would get, and why\n  \
-                  musubi status                                           what pods have now"
+    after_help = "First steps:
+  musubi demo      see it work, without root
+  musubi status    what pods have now
+  musubi explain web --config 00-musubi.conf --manifests DIR
+                   what a pod would get, and why
+
+A container runtime calls musubi as the CNI plugin of \"type\": \"musubi\", with CNI_COMMAND in its environment. \
+Called by the name of a bundled plugin, by link or copy, it is that plugin alone; see musubi help delegate."
 )]
 struct Cli {
     #[command(subcommand)]
@@ -38,7 +39,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// See it work: two nodes, four pods and their networks, without root and without touching this machine
+    /// See it work: two simulated nodes and four pods, without root
     Demo(demo::Options),
     /// Show what ADD would do for a pod, without doing it
     Explain(explain::Options),
@@ -46,7 +47,9 @@ enum Command {
     Status(status::Options),
     /// Release what pods that are gone have left behind
     Gc(gc::Options),
-    /// Be one bundled CNI plugin alone: CNI variables in the environment, the configuration on stdin
+    /// Be one bundled CNI plugin alone
+    ///
+    /// Called as any CNI plugin is: its variables in the environment, the configuration on stdin.
     Delegate {
         /// One of bridge, macvlan, ipvlan, vlan, vxlan, ptp, loopback, host-local, static
         #[arg(value_name = "TYPE")]
@@ -56,19 +59,17 @@ enum Command {
     Version,
 }
 
-/// How a command prints.
+/// How a command prints: for reading, or for programs.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Format {
-    /// For reading
     Table,
-    /// For programs
     Json,
 }
 
 /// Options that several commands share.
 #[derive(Args)]
-pub(crate) struct State {
-    /// The state folder, cniDir of the configuration
+pub(crate) struct StateDir {
+    /// The state folder: "cniDir" of the configuration
     #[arg(long, value_name = "DIR", default_value = STATE_DIR)]
     pub(crate) state_dir: PathBuf,
 }
@@ -118,6 +119,11 @@ pub(crate) fn print(text: &str) -> anyhow::Result<()> {
 /// Prints a value as indented JSON.
 pub(crate) fn print_json(value: &Value) -> anyhow::Result<()> {
     print(&format!("{value:#}\n"))
+}
+
+/// As much of a container's id as `crictl` shows.
+pub(crate) fn short_id(container_id: &str) -> String {
+    container_id.chars().take(12).collect()
 }
 
 /// A table without lines, as `kubectl` prints them.

@@ -5,14 +5,15 @@ use std::process::ExitCode;
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::{Format, State, print, print_json, table};
-use crate::record::{Attached, Record, Records, State as RecordState, Stored, now};
+use super::{Format, StateDir, print, print_json, short_id, table};
+use crate::record::{Attached, Record, State, now};
+use crate::records::{Records, Stored};
 
 /// Options of `musubi status`.
 #[derive(Args)]
 pub struct Options {
     #[command(flatten)]
-    state: State,
+    state: StateDir,
     /// How to print
     #[arg(short, long, value_name = "FORMAT", default_value = "table")]
     output: Format,
@@ -63,7 +64,7 @@ struct Row {
     interface: String,
     ips: Vec<String>,
     mac: String,
-    state: RecordState,
+    state: State,
     since: u64,
 }
 
@@ -97,15 +98,14 @@ impl Row {
     }
 
     fn cells(&self) -> Vec<String> {
-        let short: String = self.container_id.chars().take(12).collect();
         let state = match self.state {
-            RecordState::Adding => "adding",
-            RecordState::Attached => "attached",
-            RecordState::Deleting => "deleting",
+            State::Adding => "adding",
+            State::Attached => "attached",
+            State::Deleting => "deleting",
         };
         vec![
             if self.pod.is_empty() { "-".to_owned() } else { self.pod.clone() },
-            short,
+            short_id(&self.container_id),
             self.interface.clone(),
             self.network.clone(),
             self.ips.join(","),

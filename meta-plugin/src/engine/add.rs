@@ -10,7 +10,7 @@ use musubi_delegates::netns::Namespace;
 use musubi_delegates::registry::Runs;
 use serde_json::Value;
 
-use super::del::joined;
+use super::del::{joined, written_status};
 use super::teardown::Teardown;
 use super::{Hands, Operation, Target, default_route, delegate_failed, gc, locking, pending, refuse_host_namespace};
 use crate::check::definition;
@@ -18,7 +18,8 @@ use crate::config::StatusFor;
 use crate::lock::{ContainerLock, GcFence};
 use crate::networks;
 use crate::plan::{self, Plan, Planned};
-use crate::record::{self, Attached, Key, PodName, Record, RecordedDelegate, Running, State, Stored};
+use crate::record::{self, Attached, Key, PodName, Record, RecordedDelegate, Running, State};
+use crate::records::Stored;
 use crate::status;
 use crate::store::Pod;
 
@@ -124,8 +125,10 @@ impl Operation<'_> {
     /// A record of the same attachment: one that was never finished, or whose namespace is another, is cleared away;
     /// one that stands means that the runtime has not called DEL (CNI 1.1 §ADD).
     fn clear_earlier(&self, key: &Key, sandbox: &Namespace, lock: &ContainerLock) -> Result<(), CniError> {
-        self.clear_orphan(key, lock);
-        let Some(stored) = self.records.read(key)? else { return Ok(()) };
+        let Some(stored) = self.records.read(key)? else {
+            self.clear_orphan(key, lock);
+            return Ok(());
+        };
         if let Stored::Whole(record) = &stored
             && record.state == State::Attached
             && record.is_of_this_boot()
@@ -138,13 +141,16 @@ impl Operation<'_> {
             .with_details("call DEL before the next ADD"));
         }
         let errors = self.tear_down_stored(&stored, lock);
-        match errors.into_iter().next() {
-            None => self.records.remove(key),
-            Some(error) => Err(error.context("what an earlier ADD left could not be removed")),
+        if let Some(error) = errors.into_iter().next() {
+            return Err(error.context("what an earlier ADD left could not be removed"));
         }
+        self.records.remove(key)?;
+        self.clear_orphan(key, lock);
+        Ok(())
     }
 
-    /// What an earlier DEL had to leave is tried again now: later its retry would hit the new attachment.
+    /// What an earlier DEL had to leave is tried again now: later its retry would hit the new attachment. Only where no
+    /// record stands, for its links have the same group.
     fn clear_orphan(&self, key: &Key, lock: &ContainerLock) {
         let Ok(Some(orphan)) = self.records.read_orphan(key) else { return };
         let errors = self.tear_down_stored(&orphan, lock);
@@ -156,7 +162,7 @@ impl Operation<'_> {
 
     fn new_record(&self, key: &Key, pod: Option<&Pod>, plan: &Plan, sandbox: &Namespace) -> Record {
         Record {
-            version: record::current_version(),
+            version: record::VERSION,
             container_id: key.container_id.clone(),
             network: key.network.clone(),
             interface: key.interface.clone(),
@@ -222,19 +228,33 @@ impl Operation<'_> {
         args
     }
 
-    /// Undoes a failed ADD. What cannot be undone stays in the record for DEL.
-    fn take_back(&self, record: Record, sandbox: &Namespace, lock: &ContainerLock, error: CniError) -> CniError {
+    /// Undoes a failed ADD. What cannot be undone stays in the record for DEL, with every link that is known by now.
+    fn take_back(&self, mut record: Record, sandbox: &Namespace, lock: &ContainerLock, error: CniError) -> CniError {
+        record.state = State::Deleting;
         // Undoing runs to the end even if it was the time limit that ended ADD.
         let hands = Hands { deadline: Instant::now() + self.config.timeout.min(UNDO_TIME), ..self.hands() };
         let records = &self.records;
         let errors = Teardown { hands, lock: Some(lock), record: &record, pod: Some(sandbox), records }.run();
         let Some(first) = errors.first() else {
+            self.take_status_back(&record);
             return match records.remove(&record.key()) {
                 Ok(()) => error,
                 Err(e) => undo_incomplete(&error, &e),
             };
         };
+        // The record that stands already says enough for DEL; this one says more.
+        if let Err(e) = records.write(&record, false) {
+            tracing::warn!("{e}");
+        }
         undo_incomplete(&error, first)
+    }
+
+    /// ADD may have failed after the network-status was written.
+    fn take_status_back(&self, record: &Record) {
+        let (Some(pod), Some(written)) = (&record.pod, written_status(record)) else { return };
+        if let Err(error) = self.store.remove_status(&pod.namespace, &pod.name, Some(&written)) {
+            tracing::warn!("{error}");
+        }
     }
 }
 
@@ -282,12 +302,14 @@ impl Adding<'_> {
             }
         }
         default_route::select(self.sandbox, record)?;
+        // A result that the runtime's version cannot say is an error before anybody is told of the pod.
+        let default = record.attachments.first().and_then(Attached::result).unwrap_or_default();
+        let answer = default.to_json(self.operation.request.version)?;
         self.publish(record, pod)?;
         record.state = State::Attached;
         record.since = record::now();
         self.operation.records.write(record, false)?;
-        let default = record.attachments.first().and_then(Attached::result).unwrap_or_default();
-        default.to_json(self.operation.request.version)
+        Ok(answer)
     }
 
     /// Runs the chain of one network.

@@ -9,7 +9,8 @@ use musubi_delegates::firewall;
 use musubi_delegates::ipam;
 use musubi_delegates::netlink::Netlink;
 
-use crate::record::{Key, Records, Stored};
+use crate::record::Key;
+use crate::records::{Records, Stored};
 
 /// Releases it. With `only_ours` a reservation goes only if an ADD of ours made it: nothing says that the container ever was
 /// in a record.

@@ -10,7 +10,8 @@ use super::teardown::sent_on_delete;
 use super::{Operation, Target, delegate_failed, locking, not_ready};
 use crate::networks;
 use crate::plan;
-use crate::record::{Attached, Key, Record, RecordedDelegate, State, Stored};
+use crate::record::{Attached, Key, Record, RecordedDelegate, State};
+use crate::records::Stored;
 
 impl Operation<'_> {
     pub(super) fn check(&self) -> Result<(), CniError> {

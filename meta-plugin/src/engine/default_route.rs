@@ -33,7 +33,7 @@ pub fn select(pod: &Namespace, record: &mut Record) -> Result<(), CniError> {
         for gateway in gateways {
             move_to(pod, &attached.interface, gateway).map_err(failed)?;
             for (position, result) in results.iter_mut().enumerate() {
-                result.routes.retain(|route| !is_default_of(route.dst, gateway));
+                result.routes.retain(|route| !(is_in_main_table(route) && is_default_of(route.dst, gateway)));
                 if position == chosen {
                     result.routes.push(ResultRoute { gw: Some(gateway), ..ResultRoute::to(default_of(gateway)) });
                 }
@@ -72,6 +72,11 @@ fn move_to(pod: &Namespace, interface: &str, gateway: IpAddr) -> Result<(), CniE
     let mut requests: Vec<_> = obsolete.map(Route::remove).collect();
     requests.push(Route::new(default_of(gateway), Some(gateway), link.index).add());
     Ok(pod.netlink.request_all(requests)?)
+}
+
+/// A route of another table stays in the kernel, so it stays in the result.
+fn is_in_main_table(route: &ResultRoute) -> bool {
+    route.table.is_none_or(|table| table == i64::from(MAIN_TABLE) || table == 0)
 }
 
 fn is_default_of(destination: IpNet, gateway: IpAddr) -> bool {

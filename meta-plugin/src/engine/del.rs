@@ -13,7 +13,8 @@ use super::add::statuses;
 use super::{Operation, Target, by_name, locking};
 use crate::networks;
 use crate::plan;
-use crate::record::{Key, Record, State, Stored};
+use crate::record::{Key, Record, State};
+use crate::records::Stored;
 
 /// After this many failures with the namespace gone, DEL succeeds and what is left becomes an orphan.
 const TRIES: u32 = 3;
@@ -39,7 +40,10 @@ impl Operation<'_> {
             }
         };
         let pod = self.pod_of(stored.as_ref());
-        let written = stored.as_ref().and_then(written_status);
+        let written = match &stored {
+            Some(Stored::Whole(record)) => written_status(record),
+            _ => None,
+        };
         let outcome =
             if errors.is_empty() { self.records.remove(&key) } else { self.give_up_or_fail(stored, &key, &errors) };
         // After the record, so that of several DELs for one pod the last sees that it is the last.
@@ -61,11 +65,23 @@ impl Operation<'_> {
         }
     }
 
-    /// The status of a pod that is gone is gone, unless it is that of a new sandbox which the pod has by now.
-    pub(super) fn forget_status(&self, key: &Key, namespace: &str, name: &str, written: Option<&[NetworkStatus]>) {
+    /// The status of a pod that is gone is gone, unless the pod has another sandbox by now, whose status it is: that it is
+    /// what this attachment wrote is seen at one look, otherwise the pod's other records tell.
+    fn forget_status(&self, key: &Key, namespace: &str, name: &str, written: Option<&[NetworkStatus]>) {
         if self.config.manifest_dir.is_none() {
             return;
         }
+        let remove = |written| self.store.remove_status(namespace, name, written);
+        let outcome = match written.map_or(Ok(false), |written| remove(Some(written))) {
+            Ok(false) if !self.has_other_record(key, namespace, name) => remove(None),
+            outcome => outcome,
+        };
+        if let Err(error) = outcome {
+            tracing::warn!("{error}");
+        }
+    }
+
+    fn has_other_record(&self, key: &Key, namespace: &str, name: &str) -> bool {
         let is_of_pod = |stored: &Stored| match stored {
             Stored::Whole(record) => {
                 record.key() != *key
@@ -73,13 +89,7 @@ impl Operation<'_> {
             }
             Stored::Damaged { .. } => false,
         };
-        let is_own = written.is_some_and(|written| !self.store.has_other_status(namespace, name, written));
-        if !is_own && self.records.all().is_ok_and(|records| records.iter().any(is_of_pod)) {
-            return;
-        }
-        if let Err(error) = self.store.remove_status(namespace, name) {
-            tracing::warn!("{error}");
-        }
+        self.records.all().is_ok_and(|records| records.iter().any(is_of_pod))
     }
 
     /// Repeating helps while the namespace is there, or while a failure may pass. It cannot help against a program that is
@@ -88,7 +98,9 @@ impl Operation<'_> {
         let Some(Stored::Whole(mut record)) = stored else { return Err(joined(errors)) };
         record.failed_deletes += 1;
         record.running = None;
-        self.records.write(&record, false)?;
+        if let Err(error) = self.records.write(&record, false) {
+            tracing::warn!("container {}: this failure is not counted: {error}", record.container_id);
+        }
         let gone = self.namespace_of(&record).is_none();
         let missing = self.misses_a_program(&record);
         if missing || (gone && record.failed_deletes >= TRIES) {
@@ -190,11 +202,8 @@ impl Operation<'_> {
 }
 
 /// The network-status that an ADD wrote which came to its end.
-pub(super) fn written_status(stored: &Stored) -> Option<Vec<NetworkStatus>> {
-    match stored {
-        Stored::Whole(record) if record.attachments.iter().all(|a| a.result.is_some()) => Some(statuses(record)),
-        _ => None,
-    }
+pub(super) fn written_status(record: &Record) -> Option<Vec<NetworkStatus>> {
+    record.attachments.iter().all(|attached| attached.result.is_some()).then(|| statuses(record))
 }
 
 /// Several errors as one: all messages, the first's details.

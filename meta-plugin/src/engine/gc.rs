@@ -14,7 +14,8 @@ use super::del::{joined, written_status};
 use super::teardown::{Teardown, namespace_of};
 use super::{Hands, Operation, by_name, locking};
 use crate::lock::{ContainerLock, GcFence};
-use crate::record::{Attached, Key, Record, RecordedDelegate, Records, Stored};
+use crate::record::{Attached, Key, Record, RecordedDelegate};
+use crate::records::{Records, Stored};
 
 /// How long GC waits for a container that something else works on before leaving it to the next time.
 const PATIENCE: Duration = Duration::from_millis(200);
@@ -48,7 +49,10 @@ impl Operation<'_> {
         let Ok(lock) = locking::take(&self.config.cni_dir, &container, Instant::now() + PATIENCE) else {
             return Ok(());
         };
-        let Some(stored) = self.records.read(key)?.filter(|stored| is_unchanged(seen, stored)) else { return Ok(()) };
+        let Some(stored) = self.records.read(key)?.filter(|stored| is_unchanged(seen, stored)) else {
+            lock.remove();
+            return Ok(());
+        };
         let errors = self.tear_down_stored(&stored, &lock);
         if !errors.is_empty() {
             return Err(joined(&errors));
@@ -70,7 +74,11 @@ impl Operation<'_> {
             Err(error) => return vec![error],
         };
         let mut records = Vec::new();
-        for stored in self.records.all().unwrap_or_default() {
+        let all = match self.records.all() {
+            Ok(all) => all,
+            Err(error) => return vec![error],
+        };
+        for stored in all {
             match stored {
                 Stored::Whole(record) => records.push(*record),
                 Stored::Damaged { key, .. } => {

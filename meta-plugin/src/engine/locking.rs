@@ -9,7 +9,8 @@ use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 
 use crate::lock::ContainerLock;
-use crate::record::{Record, Records, Running, Stored};
+use crate::record::{Record, Running};
+use crate::records::{Records, Stored};
 
 /// How long a process group that was killed may take to end.
 const DYING: Duration = Duration::from_secs(2);

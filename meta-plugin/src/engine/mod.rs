@@ -27,7 +27,7 @@ use serde_json::Value;
 
 use crate::config::Config;
 use crate::lock::ContainerLock;
-use crate::record::Records;
+use crate::records::Records;
 use crate::store::{DirectoryStore, NoStore, Store};
 
 /// One request being carried out.

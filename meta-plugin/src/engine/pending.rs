@@ -9,7 +9,8 @@ use musubi_delegates::cni::{CniError, ContainerId, code};
 
 use super::add::statuses;
 use super::locking;
-use crate::record::{Key, Records, State, Stored};
+use crate::record::{Key, State};
+use crate::records::{Records, Stored};
 use crate::store::{Pod, Store};
 
 /// How long they rest between two tries.
@@ -48,9 +49,7 @@ fn write(state_dir: &Path, store: &dyn Store, key: &Key) -> Result<(), CniError>
     let lock = locking::take(state_dir, &container, Instant::now() + PATIENCE)?;
     let records = Records::of(state_dir);
     let stored = records.read(key)?;
-    if stored.is_none() {
-        lock.remove();
-    }
+    let is_gone = stored.is_none();
     if let Some(Stored::Whole(mut record)) = stored
         && let Some(pod) = record.pod.clone().filter(|_| record.status_pending && record.state == State::Attached)
     {
@@ -61,6 +60,9 @@ fn write(state_dir: &Path, store: &dyn Store, key: &Key) -> Result<(), CniError>
     }
     // A mark that stays is looked at again, nothing more.
     let _ = fs::remove_file(mark(state_dir, key));
+    if is_gone {
+        lock.remove();
+    }
     Ok(())
 }
 

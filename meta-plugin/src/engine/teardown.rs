@@ -15,7 +15,8 @@ use musubi_delegates::registry;
 use super::add::interface_of;
 use super::{Hands, Operation, Target, by_name, delegate_failed, locking};
 use crate::lock::ContainerLock;
-use crate::record::{Attached, Record, RecordedDelegate, Records, Running, Stored};
+use crate::record::{Attached, Record, RecordedDelegate, Running};
+use crate::records::{Records, Stored};
 
 /// One teardown.
 pub struct Teardown<'a> {

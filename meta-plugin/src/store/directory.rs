@@ -40,7 +40,7 @@ impl DirectoryStore {
     /// Code 7: the folder itself cannot be read.
     pub fn read(folder: &Path) -> Result<Self, CniError> {
         let mut store = Self::empty(folder);
-        let files = manifest_files(folder).map_err(|e| {
+        let files = manifest_files(folder, &mut store.unreadable).map_err(|e| {
             CniError::new(code::CONFIG, format!("manifestDir {}: {e}", folder.display()))
                 .with_details("set \"manifestDir\" to a folder of pod and definition manifests")
         })?;
@@ -144,13 +144,12 @@ impl Store for DirectoryStore {
             .map_err(|e| CniError::new(code::IO, format!("write network-status to {}: {e}", file.display())))
     }
 
-    fn has_other_status(&self, namespace: &str, name: &str, written: &[NetworkStatus]) -> bool {
-        let there = self.status_file(namespace, name).and_then(|file| status_in(&file));
-        there.is_some_and(|there| there != status::to_annotation(written))
-    }
-
-    fn remove_status(&self, namespace: &str, name: &str) -> Result<(), CniError> {
-        let Some(file) = self.status_file(namespace, name) else { return Ok(()) };
+    fn remove_status(&self, namespace: &str, name: &str, written: Option<&[NetworkStatus]>) -> Result<bool, CniError> {
+        let Some(file) = self.status_file(namespace, name) else { return Ok(true) };
+        let differs = |written| status_in(&file) != Some(status::to_annotation(written));
+        if file.exists() && written.is_some_and(differs) {
+            return Ok(false);
+        }
         match fs::remove_file(&file) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => {
                 return Err(CniError::new(code::IO, format!("remove {}: {e}", file.display())));
@@ -160,7 +159,7 @@ impl Store for DirectoryStore {
         remove_abandoned(&file);
         // The namespace's folder goes with its last pod; it is not empty while there are others.
         let _ = file.parent().map(fs::remove_dir);
-        Ok(())
+        Ok(true)
     }
 
     fn warnings(&self) -> Vec<String> {
@@ -183,16 +182,20 @@ fn insert<T>(objects: &mut HashMap<(String, String), Found<T>>, key: (String, St
 
 /// The manifest files below a folder, sorted, without those of `status/`. Links are followed, and what two paths lead to
 /// is read once: a mounted ConfigMap shows each of its files three times.
-fn manifest_files(folder: &Path) -> io::Result<Vec<PathBuf>> {
+/// A folder inside that cannot be read is remembered as a file would be.
+fn manifest_files(folder: &Path, unreadable: &mut Vec<String>) -> io::Result<Vec<PathBuf>> {
     let mut files = BTreeMap::new();
     let mut folders = vec![folder.to_owned()];
     let mut seen = BTreeSet::new();
     while let Some(current) = folders.pop() {
-        if !seen.insert(fs::canonicalize(&current)?) {
-            continue;
-        }
-        for entry in fs::read_dir(&current)? {
-            let path = entry?.path();
+        let entries = match entries_once(&current, &mut seen) {
+            Err(e) if current != folder => {
+                unreadable.push(format!("{}: {e}", current.display()));
+                continue;
+            }
+            entries => entries?,
+        };
+        for path in entries {
             if path.is_dir() {
                 folders.extend(Some(path).filter(|path| *path != folder.join(STATUS)));
             } else if is_manifest(&path) {
@@ -207,6 +210,14 @@ fn manifest_files(folder: &Path) -> io::Result<Vec<PathBuf>> {
     let mut files: Vec<PathBuf> = files.into_values().collect();
     files.sort();
     Ok(files)
+}
+
+/// What is in a folder; nothing where another path has led to it before.
+fn entries_once(folder: &Path, seen: &mut BTreeSet<PathBuf>) -> io::Result<Vec<PathBuf>> {
+    if !seen.insert(fs::canonicalize(folder)?) {
+        return Ok(Vec::new());
+    }
+    fs::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect()
 }
 
 fn is_manifest(path: &Path) -> bool {

@@ -77,14 +77,13 @@ pub trait Store {
     /// It was not written.
     fn write_status(&self, pod: &Pod, status: &[NetworkStatus]) -> Result<(), CniError>;
 
-    /// Whether a status stands there that is not the one `written`: a newer sandbox of the pod may have left its own.
-    fn has_other_status(&self, namespace: &str, name: &str, written: &[NetworkStatus]) -> bool;
-
-    /// Removes what `write_status` left, where the place does not remove it with the pod.
+    /// Removes what `write_status` left, where the place does not remove it with the pod. With `written`, only if that is
+    /// still what stands there: another sandbox of the pod may have written its own since. Says whether none stands there
+    /// now.
     ///
     /// # Errors
-    /// It is still there.
-    fn remove_status(&self, namespace: &str, name: &str) -> Result<(), CniError>;
+    /// It cannot be removed.
+    fn remove_status(&self, namespace: &str, name: &str, written: Option<&[NetworkStatus]>) -> Result<bool, CniError>;
 
     /// What is wrong with the place without being in the way, one line each.
     fn warnings(&self) -> Vec<String>;
@@ -107,12 +106,8 @@ impl Store for NoStore {
         Ok(())
     }
 
-    fn has_other_status(&self, _: &str, _: &str, _: &[NetworkStatus]) -> bool {
-        false
-    }
-
-    fn remove_status(&self, _: &str, _: &str) -> Result<(), CniError> {
-        Ok(())
+    fn remove_status(&self, _: &str, _: &str, _: Option<&[NetworkStatus]>) -> Result<bool, CniError> {
+        Ok(true)
     }
 
     fn warnings(&self) -> Vec<String> {

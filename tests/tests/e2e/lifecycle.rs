@@ -353,6 +353,9 @@ fn an_orphan_never_takes_its_containers_new_attachment_down() {
     scene.node.pod("default", "web", "blue");
     assert!(scene.add(&sandbox).ok);
     scene.recording_plugin("fickle");
+    let (code, message) = scene.add(&sandbox).error();
+    assert!(code == 100 && message.contains("attached already"), "{code} {message}");
+    scene.check(&sandbox).succeeded();
     let state = scene.node.state().display().to_string();
     let refused = scene.node.cli(&["gc", "--state-dir", &state]);
     assert!(!refused.ok && refused.stderr.contains("attached anew"), "{} {}", refused.stdout, refused.stderr);
@@ -728,6 +731,22 @@ fn the_command_line_shows_and_releases_what_is_stale() {
     scene.check(&alive).succeeded();
     scene.del(&alive).succeeded();
     scene.nothing_is_left(&[&alive], &[], "stale");
+}
+
+/// A runtime may close what it read the log from.
+#[test]
+fn a_log_that_nobody_reads_ends_no_operation() {
+    let mut scene = Scene::new();
+    scene.config["isGateway"] = json!(true);
+    let sandbox = scene.sandbox("c1");
+    for command in ["ADD", "DEL"] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let child = scene.start_logging_to(command, &sandbox, &scene.config, writer.into());
+        let output = child.wait_with_output().unwrap();
+        assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stdout));
+    }
+    scene.nothing_is_left(&[&sandbox], &[], "no reader");
 }
 
 #[test]

@@ -95,11 +95,15 @@ impl Scene {
 
     /// Starts a call without waiting for it.
     pub fn start(&self, command: &str, sandbox: &Sandbox, config: &Value) -> Child {
+        self.start_logging_to(command, sandbox, config, Stdio::null())
+    }
+
+    pub fn start_logging_to(&self, command: &str, sandbox: &Sandbox, config: &Value, log: Stdio) -> Child {
         let mut call = Command::new(musubi());
         let path: Vec<String> = self.node.cni_path.iter().map(|p| p.display().to_string()).collect();
         call.env("CNI_COMMAND", command).env("CNI_CONTAINERID", &sandbox.id).env("CNI_PATH", path.join(":"));
         call.env("CNI_NETNS", sandbox.netns.path()).env("CNI_IFNAME", "eth0").env("CNI_ARGS", sandbox.args());
-        call.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+        call.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(log);
         let mut child = self.node.host.enter(|| call.spawn().unwrap());
         let _ = child.stdin.take().unwrap().write_all(config.to_string().as_bytes());
         child
