@@ -258,25 +258,6 @@ impl Key {
         NonZeroU32::new(folded).unwrap_or(NonZeroU32::MIN)
     }
 
-    /// Whether a file can have its name. Where none can, nothing was ever recorded.
-    ///
-    /// # Errors
-    /// Code 7, with how many bytes there are too many.
-    pub(crate) fn fits_a_file(&self) -> Result<(), CniError> {
-        const NAME_MAX: usize = 255; // limits.h
-        let excess = temporary_name(self).len().saturating_sub(NAME_MAX);
-        if excess == 0 {
-            return Ok(());
-        }
-        Err(CniError::new(
-            code::CONFIG,
-            format!(
-                "container id, interface and network name are together {excess} bytes too long to be kept on record"
-            ),
-        )
-        .with_details("shorten \"name\" in the configuration"))
-    }
-
     /// Its file's name. `:` is in none of the three, so the name can be taken apart again.
     pub(crate) fn file_name(&self) -> String {
         format!("{}:{}:{}.json", self.container_id, self.interface, self.network)

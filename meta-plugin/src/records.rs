@@ -186,6 +186,23 @@ fn remove_file(path: &Path) -> Result<(), CniError> {
     }
 }
 
+/// Whether a file can have the key's name. Where none can, nothing was ever recorded.
+///
+/// # Errors
+/// Code 7, with how many bytes there are too many.
+pub(crate) fn fits_a_file(key: &Key) -> Result<(), CniError> {
+    const NAME_MAX: usize = 255; // limits.h
+    let excess = temporary_name(key).len().saturating_sub(NAME_MAX);
+    if excess == 0 {
+        return Ok(());
+    }
+    Err(CniError::new(
+        code::CONFIG,
+        format!("container id, interface and network name are together {excess} bytes too long to be kept on record"),
+    )
+    .with_details("shorten \"name\" in the configuration"))
+}
+
 fn temporary_name(key: &Key) -> String {
     format!(".{}.new", key.file_name())
 }

@@ -19,7 +19,7 @@ use crate::lock::{ContainerLock, GcFence};
 use crate::networks;
 use crate::plan::{self, Plan, Planned};
 use crate::record::{self, Attached, Key, PodName, Record, RecordedDelegate, Running, State};
-use crate::records::Stored;
+use crate::records::{self, Stored};
 use crate::status;
 use crate::store::Pod;
 
@@ -45,7 +45,7 @@ impl Operation<'_> {
         let binaries = self.find_binaries(&plan)?;
         let container = self.request.container_id()?;
         let key = Key::new(container, interface, &self.own_network()?);
-        key.fits_a_file()?;
+        records::fits_a_file(&key)?;
         let lock = locking::take(&self.config.cni_dir, container, self.deadline)?;
         let outcome = self.add_locked(&key, &plan, pod.as_ref(), &sandbox, &lock, binaries);
         if outcome.is_err() && matches!(self.records.read(&key), Ok(None)) {

@@ -14,7 +14,7 @@ use super::{Operation, Target, by_name, locking};
 use crate::networks;
 use crate::plan;
 use crate::record::{Key, Record, State};
-use crate::records::Stored;
+use crate::records::{self, Stored};
 
 /// After this many failures with the namespace gone, DEL succeeds and what is left becomes an orphan.
 const TRIES: u32 = 3;
@@ -23,7 +23,7 @@ impl Operation<'_> {
     pub(super) fn del(&self) -> Result<(), CniError> {
         let container = self.request.container_id()?;
         let key = Key::new(container, self.request.interface()?, &self.own_network()?);
-        if let Err(never_added) = key.fits_a_file() {
+        if let Err(never_added) = records::fits_a_file(&key) {
             tracing::warn!("{never_added}");
             return Ok(());
         }
@@ -67,7 +67,7 @@ impl Operation<'_> {
 
     /// The status of a pod that is gone is gone, unless the pod has another sandbox by now, whose status it is: that it is
     /// what this attachment wrote is seen at one look, otherwise the pod's other records tell.
-    fn forget_status(&self, key: &Key, namespace: &str, name: &str, written: Option<&[NetworkStatus]>) {
+    pub(super) fn forget_status(&self, key: &Key, namespace: &str, name: &str, written: Option<&[NetworkStatus]>) {
         if self.config.manifest_dir.is_none() {
             return;
         }

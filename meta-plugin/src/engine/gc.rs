@@ -61,7 +61,7 @@ impl Operation<'_> {
         if let Stored::Whole(record) = &stored
             && let Some(pod) = &record.pod
         {
-            self.forget_status(key, &pod.namespace, &pod.name, written_status(&stored).as_deref());
+            self.forget_status(key, &pod.namespace, &pod.name, written_status(record).as_deref());
         }
         lock.remove();
         Ok(())

@@ -431,10 +431,9 @@ mod tests {
         );
         assert!(DirectoryStore::read(folder.path()).unwrap().pod("default", "one").is_ok(), "it is no second pod");
         let other = NetworkStatus { name: "other".to_owned(), ..NetworkStatus::default() };
-        assert!(!store.has_other_status("default", "one", &[]) && store.has_other_status("default", "one", &[other]));
-        assert!(!store.has_other_status("default", "two", &[]), "there is none");
-        store.remove_status("default", "one").unwrap();
-        store.remove_status("default", "one").unwrap();
+        assert!(!store.remove_status("default", "one", Some(&[other])).unwrap(), "another's stays");
+        assert!(store.remove_status("default", "one", Some(&[])).unwrap());
+        assert!(store.remove_status("default", "one", None).unwrap());
         assert!(!folder.path().join("status/default").exists());
     }
 
@@ -445,7 +444,7 @@ mod tests {
         for (namespace, name) in
             [("..", "keep"), ("default", "../../keep"), ("/", "etc/passwd"), ("", "keep"), ("default", "")]
         {
-            store.remove_status(namespace, name).unwrap();
+            store.remove_status(namespace, name, None).unwrap();
             let pod = Pod { namespace: namespace.into(), name: name.into(), ..Pod::default() };
             assert_eq!(store.write_status(&pod, &[]).unwrap_err().code, code::CONFIG, "{namespace}/{name}");
         }
