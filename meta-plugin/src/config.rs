@@ -172,7 +172,7 @@ impl Config {
             default_networks: names(&view, "defaultNetworks")?,
             auxiliary_chain: auxiliary_chain(&view)?,
             conf_dir: path("confDir", "/etc/cni/multus/net.d")?,
-            cni_dir: path("cniDir", "/var/lib/musubi")?,
+            cni_dir: state_folder(path("cniDir", "/var/lib/musubi")?)?,
             bin_dir: path("binDir", "/opt/cni/bin")?,
             manifest_dir: text(&view, "manifestDir")?.map(PathBuf::from),
             readiness_file: text(&view, "readinessindicatorfile")?.map(PathBuf::from),
@@ -237,6 +237,14 @@ impl Config {
 
 fn text<'a>(view: &View<'a>, key: &str) -> Result<Option<&'a str>, ConfigError> {
     Ok(view.string(key)?.filter(|text| !text.is_empty()))
+}
+
+/// ADD and DEL need not be called in one working directory.
+fn state_folder(path: PathBuf) -> Result<PathBuf, ConfigError> {
+    if path.is_absolute() {
+        return Ok(path);
+    }
+    Err(ConfigError::new("cniDir", format!("\"{}\" is not an absolute path", path.display())))
 }
 
 fn names(view: &View<'_>, key: &str) -> Result<Vec<String>, ConfigError> {

@@ -39,7 +39,8 @@ impl Operation<'_> {
         }
         let netns = self.request.netns()?;
         let sandbox = Namespace::open(netns)?.ok_or_else(|| {
-            CniError::new(code::NAMESPACE, format!("network namespace {} does not exist", netns.display()))
+            let what = if netns.exists() { "is no network namespace" } else { "does not exist" };
+            CniError::new(code::NAMESPACE, format!("network namespace {} {what}", netns.display()))
         })?;
         refuse_host_namespace(&sandbox, &self.host)?;
         let binaries = self.find_binaries(&plan)?;

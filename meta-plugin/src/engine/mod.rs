@@ -91,6 +91,7 @@ impl<'a> Operation<'a> {
         let store: Box<dyn Store> = match (&config.manifest_dir, request.command) {
             // DEL depends on nothing but the record, and reads manifests only where there is none.
             (Some(folder), Command::Del) => Box::new(DirectoryStore::empty(folder)),
+            (_, Command::Status) => read_store(&config).map_err(|e| CniError { code: code::NOT_AVAILABLE, ..e })?,
             _ => read_store(&config)?,
         };
         for warning in store.warnings() {

@@ -131,3 +131,23 @@ fn a_name_that_the_kernel_would_number_is_refused() {
     }
     assert_eq!(scene.node.links(), before);
 }
+
+/// Places that cannot work are named for what they are.
+#[test]
+fn places_that_cannot_work_are_named() {
+    let scene = Scene::new();
+    let sandbox = scene.sandbox("c1");
+    let relative = scene.with("cniDir", json!("state"));
+    let (code, message) = scene.node.call("ADD", &sandbox, &relative).error();
+    assert_eq!(code, 7, "{message}");
+    assert!(message.contains("cniDir") && message.contains("absolute"), "{message}");
+    let nowhere = scene.with("manifestDir", json!("/nonexistent"));
+    let (code, message) = scene.node.call_network("STATUS", &nowhere).error();
+    assert_eq!(code, 50, "{message}");
+    sandbox.netns.end();
+    std::fs::write(sandbox.netns.path(), "").unwrap();
+    let (code, message) = scene.add(&sandbox).error();
+    assert_eq!(code, 8, "{message}");
+    assert!(message.contains("is no network namespace"), "{message}");
+    scene.del(&sandbox).succeeded();
+}
