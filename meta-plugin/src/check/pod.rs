@@ -75,14 +75,10 @@ pub fn requests(config: &Config, selection: &NetworkSelection, list: &ConfList) 
     let mut requests = Requests::default();
     if !selection.ips.is_empty() {
         let ips: Vec<String> = selection.ips.iter().map(ToString::to_string).collect();
-        let readers = Readers::of(list, "IP");
-        let value = Value::from(ips.clone());
-        requests.address(config, list, Travel { capability: "ips", argument: "IP", readers }, value, ips.join(","))?;
+        requests.address(config, list, ("ips", "IP"), Value::from(ips.clone()), ips.join(","))?;
     }
     if let Some(mac) = selection.mac {
-        let readers = Readers::of(list, "MAC");
-        let value = mac.to_string();
-        requests.address(config, list, Travel { capability: "mac", argument: "MAC", readers }, json!(value), value)?;
+        requests.address(config, list, ("mac", "MAC"), json!(mac.to_string()), mac.to_string())?;
     }
     if !selection.port_mappings.is_empty() {
         let mappings = selection.port_mappings.iter().map(musubi_crds::PortMapping::to_json).collect();
@@ -113,36 +109,27 @@ impl Requests {
 
     fn capability(&mut self, list: &ConfList, key: &str, capability: &str, value: Value) -> Result<(), CniError> {
         if !declares(list, capability) {
-            return Err(CniError::new(
-                code::CONFIG,
-                format!("key \"{key}\": no plugin of the network declares the capability \"{capability}\""),
-            )
-            .with_details(format!(
-                "add \"capabilities\": {{\"{capability}\": true}} to the plugin that honours it, or remove the request"
-            )));
+            let why = format!("no plugin of the network declares the capability \"{capability}\"");
+            return Err(cannot_travel(key, capability, &why));
         }
         self.runtime_config.insert(capability.to_owned(), value);
         Ok(())
     }
 
+    /// Sends a request by capability, or as an argument where the chain knows no such capability.
     fn address(
         &mut self,
         config: &Config,
         list: &ConfList,
-        travel: Travel,
+        (capability, argument): (&str, &str),
         value: Value,
         text: String,
     ) -> Result<(), CniError> {
-        let Travel { capability, argument, readers } = travel;
         if declares(list, capability) {
             return self.capability(list, capability, capability, value);
         }
-        let refusal = |why: &str| {
-            Err(CniError::new(code::CONFIG, format!("key \"{capability}\": {why}")).with_details(format!(
-                "add \"capabilities\": {{\"{capability}\": true}} to the plugin that honours it, or remove the request"
-            )))
-        };
-        match readers {
+        let refusal = |why: &str| Err(cannot_travel(capability, capability, why));
+        match Readers::of(list, argument) {
             Readers::None => refusal(&format!(
                 "no plugin of the network declares the capability \"{capability}\" or reads {argument} from CNI_ARGS"
             )),
@@ -164,10 +151,10 @@ impl Requests {
     }
 }
 
-struct Travel {
-    capability: &'static str,
-    argument: &'static str,
-    readers: Readers,
+fn cannot_travel(key: &str, capability: &str, why: &str) -> CniError {
+    CniError::new(code::CONFIG, format!("key \"{key}\": {why}")).with_details(format!(
+        "add \"capabilities\": {{\"{capability}\": true}} to the plugin that honours it, or remove the request"
+    ))
 }
 
 /// Whether a plugin of the chain reads an argument from `CNI_ARGS`.

@@ -12,6 +12,9 @@ use crate::engine::gc::{Stale, find_stale};
 use crate::engine::pending;
 use crate::store::DirectoryStore;
 
+/// How long the release of one attachment may take.
+const RELEASE_TIME: Duration = Duration::from_secs(90);
+
 /// Options of `musubi gc`.
 #[derive(Args)]
 pub struct Options {
@@ -40,23 +43,30 @@ pub(super) fn run(options: &Options) -> anyhow::Result<ExitCode> {
         let store = DirectoryStore::empty(folder);
         failures.extend(pending::write_all(state_dir, &store).iter().map(ToString::to_string));
     }
-    if !options.dry_run {
-        for left in &stale {
-            let deadline = Instant::now() + Duration::from_secs(90);
-            if let Err(error) = left.release(state_dir, deadline) {
-                failures.push(format!("container {}: {error}", left.key.container_id));
-            }
+    let mut results = Vec::with_capacity(stale.len());
+    for left in &stale {
+        if options.dry_run {
+            results.push("would be released");
+            continue;
         }
+        let outcome = left.release(state_dir, Instant::now() + RELEASE_TIME);
+        results.push(if outcome.is_ok() { "released" } else { "kept" });
+        failures.extend(outcome.err().map(|error| format!("container {}: {error}", left.key.container_id)));
     }
     match options.output {
         Format::Json => print_json(&json!({"stale": stale.iter().map(Stale::to_json).collect::<Vec<_>>()}))?,
         Format::Table if stale.is_empty() => print("nothing is left behind\n")?,
         Format::Table => {
-            let rows = stale.iter().map(|left| {
-                vec![short_id(&left.key.container_id), left.pod.clone(), left.reason.clone(), left.resources.join(", ")]
+            let rows = stale.iter().zip(results).map(|(left, result)| {
+                vec![
+                    short_id(&left.key.container_id),
+                    left.pod.clone(),
+                    left.reason.clone(),
+                    left.resources.join(", "),
+                    result.to_owned(),
+                ]
             });
-            let verb = if options.dry_run { "would be released" } else { "released" };
-            print(&table(&["CONTAINER", "POD", "REASON", verb], rows))?;
+            print(&table(&["CONTAINER", "POD", "REASON", "HELD", "RESULT"], rows))?;
         }
     }
     if failures.is_empty() {
