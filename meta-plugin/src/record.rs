@@ -212,6 +212,14 @@ impl Attached {
         Version::parse(&self.cni_version).unwrap_or(Version::LATEST)
     }
 
+    /// Its interface in the pod.
+    ///
+    /// # Errors
+    /// The record holds none that is a name.
+    pub fn interface_name(&self) -> Result<InterfaceName, CniError> {
+        InterfaceName::parse(&self.interface)
+    }
+
     /// The final result, where ADD came that far.
     #[must_use]
     pub fn result(&self) -> Option<CniResult> {

@@ -6,6 +6,8 @@ use std::net::IpAddr;
 use musubi_crds::{NetworkStatus, status::Dns};
 use musubi_delegates::cni::{CniResult, Interface};
 
+use crate::record::{Attached, Record};
+
 /// The entries of one network: one for each interface in the pod, in the order of the result; a result that names none
 /// there gives one entry, for the interface that was asked for. Of several, the default one is the interface of the first address with a gateway.
 #[must_use]
@@ -70,6 +72,22 @@ fn gateways(result: &CniResult) -> Vec<IpAddr> {
         }
     }
     found
+}
+
+/// The network-status of a record: the default network's entries first, then in plan order.
+#[must_use]
+pub fn of_record(record: &Record) -> Vec<NetworkStatus> {
+    let of = |attached: &Attached| {
+        let result = attached.result().unwrap_or_default();
+        entries(&attached.network, &attached.interface, attached.default, &result)
+    };
+    record.attachments.iter().flat_map(of).collect()
+}
+
+/// The network-status that an ADD wrote which came to its end.
+#[must_use]
+pub fn written(record: &Record) -> Option<Vec<NetworkStatus>> {
+    record.attachments.iter().all(|attached| attached.result.is_some()).then(|| of_record(record))
 }
 
 #[cfg(test)]

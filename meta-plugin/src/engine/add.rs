@@ -4,15 +4,16 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use musubi_delegates::cni::{CniArgs, CniError, CniResult, Command, ContainerId, InterfaceName, code};
+use musubi_delegates::cni::{CniArgs, CniError, CniResult, Command, ContainerId, code};
 use musubi_delegates::external;
 use musubi_delegates::netns::Namespace;
 use musubi_delegates::registry::Runs;
 use serde_json::Value;
 
-use super::del::{joined, written_status};
 use super::teardown::Teardown;
-use super::{Hands, Operation, Target, default_route, delegate_failed, gc, locking, pending, refuse_host_namespace};
+use super::{
+    Hands, Operation, Target, default_route, delegate_failed, gc, joined, locking, pending, refuse_host_namespace,
+};
 use crate::check::definition;
 use crate::config::StatusFor;
 use crate::lock::{ContainerLock, GcFence};
@@ -252,7 +253,7 @@ impl Operation<'_> {
 
     /// ADD may have failed after the network-status was written.
     fn take_status_back(&self, record: &Record) {
-        let (Some(pod), Some(written)) = (&record.pod, written_status(record)) else { return };
+        let (Some(pod), Some(written)) = (&record.pod, status::written(record)) else { return };
         if let Err(error) = self.store.remove_status(&pod.namespace, &pod.name, Some(&written)) {
             tracing::warn!("{error}");
         }
@@ -392,7 +393,7 @@ impl Adding<'_> {
         if config.status_for == StatusFor::Selected && !pod.selects_networks() {
             return Ok(());
         }
-        match self.operation.store.write_status(pod, &statuses(record)) {
+        match self.operation.store.write_status(pod, &status::of_record(record)) {
             Err(e) if !pod.selects_networks() => {
                 tracing::warn!("pod {}: {e}", pod.key());
                 record.status_pending = true;
@@ -401,18 +402,4 @@ impl Adding<'_> {
             other => other,
         }
     }
-}
-
-/// The network-status of a record: the default network's entries first, then in plan order.
-pub(super) fn statuses(record: &Record) -> Vec<musubi_crds::NetworkStatus> {
-    let of = |attached: &Attached| {
-        let result = attached.result().unwrap_or_default();
-        status::entries(&attached.network, &attached.interface, attached.default, &result)
-    };
-    record.attachments.iter().flat_map(of).collect()
-}
-
-/// The name an interface of a record has, parsed again.
-pub(super) fn interface_of(attached: &Attached) -> Result<InterfaceName, CniError> {
-    InterfaceName::parse(&attached.interface)
 }

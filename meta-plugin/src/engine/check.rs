@@ -5,7 +5,6 @@ use musubi_delegates::external;
 use musubi_delegates::netns::Namespace;
 use musubi_delegates::registry::{self, Runs};
 
-use super::add::interface_of;
 use super::teardown::sent_on_delete;
 use super::{Operation, Target, delegate_failed, locking, not_ready};
 use crate::networks;
@@ -73,7 +72,7 @@ impl Operation<'_> {
             container_id: &ContainerId::parse(&record.container_id)?,
             network: &NetworkName::parse(&attached.cni_name)?,
             version: attached.version(),
-            interface: &interface_of(attached)?,
+            interface: &attached.interface_name()?,
             args: &CniArgs::parse_lossy(&attached.args),
             netns: Some(&record.netns),
             pod: Some(pod),

@@ -3,18 +3,18 @@
 use std::path::Path;
 
 use musubi_crds::NetworkStatus;
-use musubi_delegates::cni::{CniError, Command, code};
+use musubi_delegates::cni::{CniError, Command};
 use musubi_delegates::external;
 use musubi_delegates::netns::Namespace;
 use musubi_delegates::registry::Runs;
 use musubi_delegates::standalone;
 
-use super::add::statuses;
-use super::{Operation, Target, by_name, locking};
+use super::{Operation, Target, by_name, joined, locking};
 use crate::networks;
 use crate::plan;
 use crate::record::{Key, Record, State};
 use crate::records::{self, Stored};
+use crate::status;
 
 /// After this many failures with the namespace gone, DEL succeeds and what is left becomes an orphan.
 const TRIES: u32 = 3;
@@ -41,7 +41,7 @@ impl Operation<'_> {
         };
         let pod = self.pod_of(stored.as_ref());
         let written = match &stored {
-            Some(Stored::Whole(record)) => written_status(record),
+            Some(Stored::Whole(record)) => status::written(record),
             _ => None,
         };
         let outcome =
@@ -199,16 +199,4 @@ impl Operation<'_> {
         let at = self.hands().attachment(target, conf, None);
         standalone::take_away(native, &at)
     }
-}
-
-/// The network-status that an ADD wrote which came to its end.
-pub(super) fn written_status(record: &Record) -> Option<Vec<NetworkStatus>> {
-    record.attachments.iter().all(|attached| attached.result.is_some()).then(|| statuses(record))
-}
-
-/// Several errors as one: all messages, the first's details.
-pub(super) fn joined(errors: &[CniError]) -> CniError {
-    let first = errors.first().cloned().unwrap_or_else(|| CniError::new(code::DELEGATE, "DEL failed"));
-    let messages: Vec<&str> = errors.iter().map(|e| e.msg.as_str()).collect();
-    CniError { msg: messages.join("; "), ..first }
 }

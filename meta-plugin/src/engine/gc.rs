@@ -10,12 +10,12 @@ use musubi_delegates::netns::Namespace;
 use musubi_delegates::registry;
 use serde_json::{Value, json};
 
-use super::del::{joined, written_status};
 use super::teardown::{Teardown, namespace_of};
-use super::{Hands, Operation, by_name, locking};
+use super::{Hands, Operation, by_name, is_time, joined, locking};
 use crate::lock::{ContainerLock, GcFence};
 use crate::record::{Attached, Key, Record, RecordedDelegate};
 use crate::records::{Records, Stored};
+use crate::status;
 
 /// How long GC waits for a container that something else works on before leaving it to the next time.
 const PATIENCE: Duration = Duration::from_millis(200);
@@ -61,7 +61,7 @@ impl Operation<'_> {
         if let Stored::Whole(record) = &stored
             && let Some(pod) = &record.pod
         {
-            self.forget_status(key, &pod.namespace, &pod.name, written_status(record).as_deref());
+            self.forget_status(key, &pod.namespace, &pod.name, status::written(record).as_deref());
         }
         lock.remove();
         Ok(())
@@ -373,10 +373,4 @@ pub(super) fn orphans_are_due(state_dir: &Path) -> bool {
         return false;
     }
     is_time(&state_dir.join("orphans-tried"), ORPHAN_INTERVAL)
-}
-
-/// Whether the last try is long enough ago; if so, this is one. The file's time says when that was.
-pub(super) fn is_time(tried: &Path, interval: Duration) -> bool {
-    let age = std::fs::metadata(tried).and_then(|m| m.modified()).ok().and_then(|time| time.elapsed().ok());
-    age.is_none_or(|age| age >= interval) && std::fs::write(tried, "").is_ok()
 }

@@ -14,7 +14,7 @@ mod teardown;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{self, ExitCode, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use musubi_delegates::cni::{
     CniArgs, CniError, CniResult, Command, ContainerId, InterfaceName, NetConf, NetworkName, Request, Version, code,
@@ -302,4 +302,17 @@ fn refuse_host_namespace(pod: &Namespace, host: &Namespace) -> Result<(), CniErr
         .with_details("a hostNetwork pod gets no interfaces of its own"));
     }
     Ok(())
+}
+
+/// Several errors as one: all messages, the first's details.
+pub(super) fn joined(errors: &[CniError]) -> CniError {
+    let first = errors.first().cloned().unwrap_or_else(|| CniError::new(code::DELEGATE, "DEL failed"));
+    let messages: Vec<&str> = errors.iter().map(|e| e.msg.as_str()).collect();
+    CniError { msg: messages.join("; "), ..first }
+}
+
+/// Whether the last try is long enough ago; if so, this is one. The file's time says when that was.
+pub(super) fn is_time(tried: &Path, interval: Duration) -> bool {
+    let age = std::fs::metadata(tried).and_then(|m| m.modified()).ok().and_then(|time| time.elapsed().ok());
+    age.is_none_or(|age| age >= interval) && std::fs::write(tried, "").is_ok()
 }

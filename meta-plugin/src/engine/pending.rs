@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 
 use musubi_delegates::cni::{CniError, ContainerId, code};
 
-use super::add::statuses;
-use super::locking;
+use super::{is_time, locking};
 use crate::record::{Key, State};
 use crate::records::{Records, Stored};
+use crate::status;
 use crate::store::{Pod, Store};
 
 /// How long they rest between two tries.
@@ -33,7 +33,7 @@ pub(super) fn note(state_dir: &Path, key: &Key) -> Result<(), CniError> {
 /// Whether there are some, and the last try is a while ago. If so, this is the next try.
 pub(super) fn is_due(state_dir: &Path) -> bool {
     let has_some = fs::read_dir(state_dir.join("pending")).is_ok_and(|mut marks| marks.next().is_some());
-    has_some && super::gc::is_time(&state_dir.join("pending-tried"), INTERVAL)
+    has_some && is_time(&state_dir.join("pending-tried"), INTERVAL)
 }
 
 /// Writes them. What is written, or is not wanted any more, loses its mark.
@@ -54,7 +54,7 @@ fn write(state_dir: &Path, store: &dyn Store, key: &Key) -> Result<(), CniError>
         && let Some(pod) = record.pod.clone().filter(|_| record.status_pending && record.state == State::Attached)
     {
         let pod = Pod { namespace: pod.namespace, name: pod.name, uid: pod.uid, ..Pod::default() };
-        store.write_status(&pod, &statuses(&record)).map_err(|e| e.context(format!("pod {}", pod.key())))?;
+        store.write_status(&pod, &status::of_record(&record)).map_err(|e| e.context(format!("pod {}", pod.key())))?;
         record.status_pending = false;
         records.write(&record, false)?;
     }

@@ -12,7 +12,6 @@ use musubi_delegates::netlink::link;
 use musubi_delegates::netns::Namespace;
 use musubi_delegates::registry;
 
-use super::add::interface_of;
 use super::{Hands, Operation, Target, by_name, delegate_failed, locking};
 use crate::lock::ContainerLock;
 use crate::record::{Attached, Record, RecordedDelegate, Running};
@@ -82,7 +81,7 @@ impl Teardown<'_> {
             attached,
             container: ContainerId::parse(&self.record.container_id)?,
             network: NetworkName::parse(&attached.cni_name)?,
-            interface: interface_of(attached)?,
+            interface: attached.interface_name()?,
             args: CniArgs::parse_lossy(&attached.args),
             result: attached.result(),
         })
