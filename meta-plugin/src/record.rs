@@ -53,6 +53,9 @@ pub struct Record {
     pub state: State,
     /// Since when, in seconds since 1970.
     pub since: u64,
+    /// Folder of manifests that its network-status was written below.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub manifest_dir: Option<PathBuf>,
     /// `CNI_ARGS` as the runtime sent them.
     pub args: String,
     /// Folders with plugin binaries.

@@ -265,6 +265,7 @@ mod tests {
             group: key.group(),
             state: State::Adding,
             since: now(),
+            manifest_dir: None,
             args: String::new(),
             path: Vec::new(),
             worker: None,

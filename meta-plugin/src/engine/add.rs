@@ -179,6 +179,7 @@ impl Operation<'_> {
             group: key.group(),
             state: State::Adding,
             since: record::now(),
+            manifest_dir: self.config.manifest_dir.clone(),
             args: self.request.args.to_string(),
             path: self.path.clone(),
             worker: Running::of(std::process::id()),

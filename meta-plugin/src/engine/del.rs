@@ -2,14 +2,13 @@
 
 use std::path::Path;
 
-use musubi_crds::NetworkStatus;
 use musubi_delegates::cni::{CniError, Command};
 use musubi_delegates::external;
 use musubi_delegates::netns::Namespace;
 use musubi_delegates::registry::Runs;
 use musubi_delegates::standalone;
 
-use super::{Operation, Target, by_name, joined, locking};
+use super::{Operation, Target, by_name, joined, locking, withdraw};
 use crate::networks;
 use crate::plan;
 use crate::record::{Key, Record, State};
@@ -47,8 +46,8 @@ impl Operation<'_> {
         let outcome =
             if errors.is_empty() { self.records.remove(&key) } else { self.give_up_or_fail(stored, &key, &errors) };
         // After the record, so that of several DELs for one pod the last sees that it is the last.
-        if let Some((namespace, name)) = pod {
-            self.forget_status(&key, &namespace, &name, written.as_deref());
+        if let Some((namespace, name)) = pod.filter(|_| self.config.manifest_dir.is_some()) {
+            withdraw::status(self.store.as_ref(), &self.records, &key, &namespace, &name, written.as_deref());
         }
         if outcome.is_ok() {
             lock.remove();
@@ -63,33 +62,6 @@ impl Operation<'_> {
             Some(Stored::Whole(record)) => record.pod.as_ref().map(|pod| (pod.namespace.clone(), pod.name.clone())),
             _ => argument("K8S_POD_NAMESPACE").zip(argument("K8S_POD_NAME")),
         }
-    }
-
-    /// The status of a pod that is gone is gone, unless the pod has another sandbox by now, whose status it is: that it is
-    /// what this attachment wrote is seen at one look, otherwise the pod's other records tell.
-    pub(super) fn forget_status(&self, key: &Key, namespace: &str, name: &str, written: Option<&[NetworkStatus]>) {
-        if self.config.manifest_dir.is_none() {
-            return;
-        }
-        let remove = |written| self.store.remove_status(namespace, name, written);
-        let outcome = match written.map_or(Ok(false), |written| remove(Some(written))) {
-            Ok(false) if !self.has_other_record(key, namespace, name) => remove(None),
-            outcome => outcome,
-        };
-        if let Err(error) = outcome {
-            tracing::warn!("{error}");
-        }
-    }
-
-    fn has_other_record(&self, key: &Key, namespace: &str, name: &str) -> bool {
-        let is_of_pod = |stored: &Stored| match stored {
-            Stored::Whole(record) => {
-                record.key() != *key
-                    && record.pod.as_ref().is_some_and(|pod| pod.namespace == namespace && pod.name == name)
-            }
-            Stored::Damaged { .. } => false,
-        };
-        self.records.all().is_ok_and(|records| records.iter().any(is_of_pod))
     }
 
     /// Repeating helps while the namespace is there, or while a failure may pass. It cannot help against a program that is

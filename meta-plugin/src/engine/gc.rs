@@ -11,11 +11,12 @@ use musubi_delegates::registry;
 use serde_json::{Value, json};
 
 use super::teardown::{Teardown, namespace_of};
-use super::{Hands, Operation, by_name, is_time, joined, locking};
+use super::{Hands, Operation, by_name, is_time, joined, locking, withdraw};
 use crate::lock::{ContainerLock, GcFence};
 use crate::record::{Attached, Key, Record, RecordedDelegate};
 use crate::records::{Records, Stored};
 use crate::status;
+use crate::store::DirectoryStore;
 
 /// How long GC waits for a container that something else works on before leaving it to the next time.
 const PATIENCE: Duration = Duration::from_millis(200);
@@ -61,7 +62,9 @@ impl Operation<'_> {
         if let Stored::Whole(record) = &stored
             && let Some(pod) = &record.pod
         {
-            self.forget_status(key, &pod.namespace, &pod.name, status::written(record).as_deref());
+            let written = status::written(record);
+            let store = self.store.as_ref();
+            withdraw::status(store, &self.records, key, &pod.namespace, &pod.name, written.as_deref());
         }
         lock.remove();
         Ok(())
@@ -278,7 +281,17 @@ impl Stale {
         if !errors.is_empty() {
             return Err(joined(&errors));
         }
-        if self.orphan { records.remove_orphan(&self.key) } else { records.remove(&self.key) }
+        if self.orphan {
+            return records.remove_orphan(&self.key);
+        }
+        records.remove(&self.key)?;
+        if let Stored::Whole(record) = stored
+            && let (Some(pod), Some(folder)) = (&record.pod, &record.manifest_dir)
+        {
+            let (store, written) = (DirectoryStore::empty(folder), status::written(record));
+            withdraw::status(&store, records, &self.key, &pod.namespace, &pod.name, written.as_deref());
+        }
+        Ok(())
     }
 }
 

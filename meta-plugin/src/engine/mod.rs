@@ -10,6 +10,7 @@ pub mod gc;
 mod locking;
 pub mod pending;
 mod teardown;
+mod withdraw;
 
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
