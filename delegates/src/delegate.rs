@@ -11,6 +11,7 @@ use crate::cni::{
     CniArgs, CniError, CniResult, ConfigError, ContainerId, InterfaceName, NetConf, NetworkName, ValidAttachment,
     Version, code,
 };
+use crate::external::Surroundings;
 use crate::netlink::{self, Link};
 use crate::netns::Namespace;
 
@@ -31,6 +32,8 @@ pub struct Context<'a> {
     pub deadline: Instant,
     /// The host's namespace.
     pub host: &'a Namespace,
+    /// What an external IPAM shares with the operation's other programs.
+    pub programs: Surroundings<'a>,
     /// Whether a link that pods share is left for an agent to remove once its last user is gone.
     pub agent_removes_shared: bool,
 }

@@ -162,6 +162,7 @@ impl Call<'_> {
             state_dir: self.state_dir,
             deadline: Instant::now() + LIMIT,
             host: self.host,
+            programs: crate::external::Surroundings::default(),
             agent_removes_shared: false,
         }
     }

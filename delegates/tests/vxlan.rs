@@ -274,6 +274,7 @@ fn an_agent_removes_the_devices_later() {
                 state_dir: &state_dir,
                 deadline: Instant::now() + Duration::from_secs(10),
                 host: node.host(),
+                programs: musubi_delegates::external::Surroundings::default(),
                 agent_removes_shared: true,
             },
             container_id: &ContainerId::parse("c1").unwrap(),

@@ -12,6 +12,7 @@ use tracing_subscriber::fmt;
 use tracing_subscriber::fmt::writer::MakeWriterExt;
 
 use crate::config::{Config, LogLevel};
+use crate::engine::Caller;
 
 /// Starts logging as the configuration says. A file that cannot be opened is no reason for a pod not to start, or not to
 /// end: the log goes to stderr then. A second call in one process changes nothing.
@@ -44,15 +45,19 @@ pub fn start(config: &Config) {
 }
 
 /// The line of a finished operation.
-pub fn operation(request: &Request, started: Instant, error: Option<&CniError>) {
+pub fn operation(request: &Request, caller: &Caller, started: Instant, error: Option<&CniError>) {
     let argument = |key| request.args.get(key).unwrap_or_default();
     let pod = format!("{}/{}", argument("K8S_POD_NAMESPACE"), argument("K8S_POD_NAME"));
     let container = request.container_id.as_ref().map(ToString::to_string).unwrap_or_default();
+    let steps = caller.steps();
+    let networks: Vec<String> = steps.iter().map(|step| format!("{}@{}", step.network, step.interface)).collect();
+    let networks = networks.join(",");
     let milliseconds = started.elapsed().as_micros() as f64 / 1000.0;
+    let (command, id, trace) = (request.command, &caller.id, caller.trace());
     match error {
-        None => tracing::info!(command = %request.command, pod, container, milliseconds, "done"),
-        Some(error) => {
-            tracing::error!(command = %request.command, pod, container, milliseconds, code = error.code, "{error}")
-        }
+        None => tracing::info!(%command, pod, container, networks, milliseconds, request = id, trace, "done"),
+        Some(error) => tracing::error!(
+            %command, pod, container, networks, milliseconds, request = id, trace, code = error.code, "{error}"
+        ),
     }
 }

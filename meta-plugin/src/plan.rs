@@ -199,13 +199,13 @@ mod tests {
 
     use super::*;
     use crate::networks;
-    use crate::store::{Definition, Pod, Store};
+    use crate::store::{Definition, Pod, PodQuery, Store};
 
     /// One definition under every name.
     struct Everywhere(String);
 
     impl Store for Everywhere {
-        fn pod(&self, _: &str, _: &str) -> Result<Option<Pod>, CniError> {
+        fn pod(&self, _: &PodQuery<'_>) -> Result<Option<Pod>, CniError> {
             Ok(None)
         }
 

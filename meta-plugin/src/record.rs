@@ -60,6 +60,9 @@ pub struct Record {
     pub args: String,
     /// Folders with plugin binaries.
     pub path: Vec<PathBuf>,
+    /// Id of the request that ADD was.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub request_id: String,
     /// The process of ours that works on it, or did last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub worker: Option<Running>,

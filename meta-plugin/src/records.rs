@@ -268,6 +268,7 @@ mod tests {
             manifest_dir: None,
             args: String::new(),
             path: Vec::new(),
+            request_id: String::new(),
             worker: None,
             running: None,
             failed_deletes: 0,

@@ -258,6 +258,7 @@ mod testing {
                 state_dir: &self.state_dir(),
                 deadline: Instant::now() + Duration::from_secs(20),
                 host: &host,
+                programs: crate::external::Surroundings::default(),
                 agent_removes_shared: false,
             };
             question(&Attachment {

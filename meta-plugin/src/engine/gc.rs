@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use musubi_delegates::cni::{CniError, Command, ContainerId, NetConf, NetworkName, ValidAttachment, Version, code};
-use musubi_delegates::external;
+use musubi_delegates::external::{self, Surroundings};
 use musubi_delegates::netns::Namespace;
 use musubi_delegates::registry;
 use serde_json::{Value, json};
@@ -309,7 +309,7 @@ fn tear_down(
     locking::end_running(record);
     let host = Namespace::current()?;
     let pod = namespace_of(record, None);
-    let hands = Hands { host: &host, path: &record.path, state_dir, deadline };
+    let hands = Hands { host: &host, path: &record.path, state_dir, deadline, programs: Surroundings::default() };
     Ok(Teardown { hands, lock: Some(lock), record, pod: pod.as_ref(), records }.run())
 }
 
