@@ -12,7 +12,8 @@ use serde_json::{Map, Value};
 /// Our plugin type, which no network of ours may hold.
 pub const OUR_TYPE: &str = "musubi";
 
-const KEYS: &[&str] = &[
+/// Every key of our configuration.
+pub(crate) const KEYS: &[&str] = &[
     "cniVersion",
     "cniVersions",
     "name",

@@ -1,0 +1,5 @@
+//! The node agent: what is asked of it by configuration, what it keeps for runtime and plugin, and what it shows of itself.
+
+pub mod config;
+mod primary;
+pub mod runtime_conf;
