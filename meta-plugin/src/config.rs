@@ -15,7 +15,8 @@ pub const OUR_TYPE: &str = "musubi";
 /// Where the agent listens unless a configuration says otherwise.
 pub const AGENT_SOCKET: &str = "/run/musubi/musubi.sock";
 
-const KEYS: &[&str] = &[
+/// Every key of our configuration.
+pub(crate) const KEYS: &[&str] = &[
     "cniVersion",
     "cniVersions",
     "name",

@@ -4,6 +4,7 @@ pub mod delegate;
 mod demo;
 mod explain;
 mod gc;
+pub mod history;
 mod status;
 
 use std::io::{self, Write};
