@@ -12,6 +12,7 @@ use crate::cni::{
     Version, code,
 };
 use crate::external::Surroundings;
+use crate::mark::Mark;
 use crate::netlink::{self, Link};
 use crate::netns::Namespace;
 
@@ -28,6 +29,8 @@ pub struct Context<'a> {
     pub path: &'a [PathBuf],
     /// Our state folder: locks of what pods share, the address index.
     pub state_dir: &'a Path,
+    /// What is left on the host of an attachment on record is marked with; `None` for a delegate called on its own.
+    pub mark: Option<Mark>,
     /// When the whole operation must have ended.
     pub deadline: Instant,
     /// The host's namespace.

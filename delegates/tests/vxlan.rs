@@ -272,6 +272,7 @@ fn an_agent_removes_the_devices_later() {
                 version: conf.version().unwrap(),
                 path: &[],
                 state_dir: &state_dir,
+                mark: None,
                 deadline: Instant::now() + Duration::from_secs(10),
                 host: node.host(),
                 programs: musubi_delegates::external::Surroundings::default(),

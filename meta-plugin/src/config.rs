@@ -459,7 +459,7 @@ mod tests {
     fn keys_without_effect_are_warned_about() {
         let rows = [
             (json!({"isGateway": true}), "configuration key \"isGateway\" is not known and is ignored"),
-            (json!({"kubeconfig": "/k"}), "configuration key \"kubeconfig\" is ignored"),
+            (json!({"kubeconfig": "/k", "manifestDir": "/m"}), "configuration key \"kubeconfig\" is ignored"),
             (json!({"defaultNetworks": ["a"]}), "configuration key \"defaultNetworks\" is ignored"),
             (json!({"clusterNetwork": "a"}), "configuration key \"delegates\" is ignored"),
             (

@@ -79,6 +79,19 @@ pub fn plan(config: &Config, wanted: Vec<Wanted>, interface: &InterfaceName) -> 
     Ok(Plan { attachments, warnings })
 }
 
+/// Plans one network for a pod that runs already; its selection names the interface.
+///
+/// # Errors
+/// As [`plan`].
+pub fn hot_plugged(config: &Config, wanted: Wanted) -> Result<(Planned, Vec<String>), CniError> {
+    // Any place but the first, which is the default network's.
+    const PLACE: usize = 1;
+    let (name, mut warnings) = (wanted.network.name.clone(), Vec::new());
+    let unused = InterfaceName::parse("eth0")?;
+    let planned = attachment(config, wanted, PLACE, &unused, &mut warnings);
+    Ok((planned.map_err(|e| definition::in_network(&name, e))?, warnings))
+}
+
 fn attachment(
     config: &Config,
     wanted: Wanted,

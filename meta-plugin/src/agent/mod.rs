@@ -47,6 +47,8 @@ use self::watch::{Definitions, PodsOfNode, follow};
 use crate::cli::STATE_DIR;
 use crate::store::kubernetes::{Connection, Source};
 
+/// Pools of memory for all threads: operations allocate little and seldom at the same moment.
+const ARENAS: i32 = 2;
 /// How long operations may go on after the agent was told to stop. Kubernetes kills it after 30 seconds.
 const FAREWELL: Duration = Duration::from_secs(25);
 
@@ -96,8 +98,9 @@ impl Agent {
     fn own_plugin(&self) -> Result<NetConf, CniError> {
         let file = self.config.cni_config_dir.join(runtime_conf::FILE);
         let bytes = std::fs::read(&file).map_err(|e| {
-            CniError::new(code::TRY_AGAIN, format!("{}: {e}", file.display()))
-                .with_details("the agent writes it as soon as it knows the default network; /readyz says what it waits for")
+            CniError::new(code::TRY_AGAIN, format!("{}: {e}", file.display())).with_details(
+                "the agent writes it as soon as it knows the default network; /readyz says what it waits for",
+            )
         })?;
         ConfList::parse(&bytes)?.request(0, None, &Map::new())
     }
@@ -138,7 +141,7 @@ pub fn run(file: &Path) -> anyhow::Result<()> {
         tracing::error!("no work is taken: {problem}");
     }
     musubi_delegates::cni::request::quieten_panics();
-    few_arenas();
+    musubi_delegates::sys::limit_arenas(ARENAS);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the runtime")?;
     runtime.block_on(serve(config, mounts, kept))
 }
@@ -146,7 +149,8 @@ pub fn run(file: &Path) -> anyhow::Result<()> {
 async fn serve(config: Arc<AgentConfig>, mounts: HostMounts, kept: Kept) -> anyhow::Result<()> {
     let socket = bind(&config)?;
     let metrics = Arc::new(Metrics::new());
-    let (states, runtime_conf) = latest::channel(runtime_conf::State::Waiting { reason: "the agent has just started".into() });
+    let (states, runtime_conf) =
+        latest::channel(runtime_conf::State::Waiting { reason: "the agent has just started".into() });
     let agent = Arc::new(Agent {
         pool: Pool::new(config.workers, config.queue),
         cluster: cluster(&config, &kept, &metrics),
@@ -205,7 +209,9 @@ fn cluster(config: &AgentConfig, kept: &Kept, metrics: &Arc<Metrics>) -> Option<
         (Some(file), _, _) => Source::Kubeconfig(PathBuf::from(file)),
         (None, Some(folder), Some(server)) => Source::ServiceAccount { server, folder: folder.path().to_owned() },
         _ => {
-            tracing::warn!("no API server: neither \"kubeconfig\" nor \"manifestDir\" is set, and there is no service account");
+            tracing::warn!(
+                "no API server: neither \"kubeconfig\" nor \"manifestDir\" is set, and there is no service account"
+            );
             return None;
         }
     };

@@ -6,13 +6,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use musubi_delegates::cni::request::guarded;
-use musubi_delegates::cni::{CniError, CniResult, Command, NetConf, Request, Version, code};
+use musubi_delegates::cni::{CniError, CniResult, NetConf, Request, Version, code};
 use serde_json::Value;
 use tokio::sync::oneshot;
 
 use super::Agent;
 use super::history::{Entry, Failure, NetworkEntry, milliseconds};
-use super::protocol::{Call, TAKE_TIME, identity};
+use super::protocol::{Call, InterfaceAttributes, TAKE_TIME, identity};
 use crate::cancel::Cancel;
 use crate::config::Config;
 use crate::engine::{self, Caller, Work, caller, hotplug, locking};
@@ -68,18 +68,14 @@ struct Prepared {
     request: Request,
     config: Config,
     caller: Caller,
-    attributes: Option<super::protocol::InterfaceAttributes>,
+    /// What is asked of a hot-plugged interface; `None` for a request of the runtime's own kind.
+    hot_plug: Option<InterfaceAttributes>,
     started: Instant,
     deadline: Instant,
 }
 
 /// Takes a call: from here to its outcome it is this agent's.
-pub(super) async fn take(
-    agent: &Arc<Agent>,
-    client: Client,
-    call: Call,
-    hot_plug: bool,
-) -> Result<Taken, Refused> {
+pub(super) async fn take(agent: &Arc<Agent>, client: Client, call: Call, hot_plug: bool) -> Result<Taken, Refused> {
     if let Some(reason) = agent.takes_no_work() {
         return Err(Refused::unavailable(CniError::new(code::TRY_AGAIN, reason)));
     }
@@ -96,7 +92,8 @@ pub(super) async fn take(
         Ok(()) => Ok(Taken { id, outcome, cancel }),
         // Whoever is turned away leaves nothing: the job that comes back holds the lock, and drops it.
         Err(_) => Err(Refused::unavailable(
-            CniError::new(code::TRY_AGAIN, "the agent's queue is full").with_details("\"queue\" says how long it may be"),
+            CniError::new(code::TRY_AGAIN, "the agent's queue is full")
+                .with_details("\"queue\" says how long it may be"),
         )),
     }
 }
@@ -110,31 +107,24 @@ fn prepare(agent: &Agent, client: &Client, call: Call, hot_plug: bool) -> Result
         Client::Ours { .. } => call.config.clone(),
     };
     let variable = |name: &str| call.env.get(name).cloned();
-    let mut request = Request::read(&variable, &mut stdin.as_slice())?;
+    let request = Request::read(&variable, &mut stdin.as_slice())?;
     request.admit()?;
-    let config = if hot_plug {
-        hotplug::config(&agent.own_plugin()?, &mut request)?
-    } else {
-        engine::read_config(&request)?
-    };
+    let config = if hot_plug { hotplug::config(&agent.own_plugin()?)? } else { engine::read_config(&request)? };
     let id = match client {
         Client::Ours { id, .. } => id.clone(),
         Client::Multus => caller::new_id(),
     };
-    let caller = Caller {
-        id,
-        environment: Some(call.env.into_iter().collect()),
-        plugin_cgroup: agent.plugin_cgroup.clone(),
-        ..Caller::default()
-    };
+    let caller = Caller::of_client(id, call.env.into_iter().collect(), agent.plugin_cgroup.clone());
     let deadline = started + config.timeout;
-    Ok(Prepared { request, config, caller, attributes: call.interface_attributes, started, deadline })
+    let hot_plug = hot_plug.then(|| call.interface_attributes.unwrap_or_default());
+    Ok(Prepared { request, config, caller, hot_plug, started, deadline })
 }
 
 /// As in Multus, the agent's configuration goes over what a client of Multus sends, which holds little more than a type.
 fn overlaid(sent: &[u8], own: &NetConf) -> Result<Vec<u8>, CniError> {
     let mut conf = NetConf::parse(sent)?;
-    for (key, value) in own.0.iter().filter(|(key, _)| !["cniVersion", "name", "runtimeConfig"].contains(&key.as_str())) {
+    for (key, value) in own.0.iter().filter(|(key, _)| !["cniVersion", "name", "runtimeConfig"].contains(&key.as_str()))
+    {
         conf.insert(key, value.clone());
     }
     Ok(conf.to_bytes())
@@ -150,11 +140,8 @@ fn refuse_another_namespace(netns: Option<&Path>, theirs: &str) -> Result<(), Re
     let seen = ours.map_or("nothing".to_owned(), |ours| format!("file {ours}"));
     Err(Refused {
         status: 409,
-        error: CniError::new(
-            code::NAMESPACE,
-            format!("{path} is file {theirs} to the client and {seen} to the agent"),
-        )
-        .with_details("the agent must see the host's mounts; musubi agent says at its start whether it does"),
+        error: CniError::new(code::NAMESPACE, format!("{path} is file {theirs} to the client and {seen} to the agent"))
+            .with_details("the agent must see the host's mounts; musubi agent says at its start whether it does"),
     })
 }
 
@@ -202,11 +189,11 @@ impl Job {
 }
 
 fn work(agent: &Agent, prepared: &Prepared, lock: Option<ContainerLock>) -> Result<Option<Value>, CniError> {
-    let Prepared { request, config, caller, attributes, deadline, .. } = prepared;
+    let Prepared { request, config, caller, hot_plug, deadline, .. } = prepared;
     let read = || store(agent, config, *deadline, &caller.cancel);
     let store = engine::store_for(request, config, &read)?;
     let work = Work { request, config: config.clone(), caller, store, deadline: *deadline, lock };
-    match attributes {
+    match hot_plug {
         Some(attributes) => hotplug::carry_out(work, attributes),
         None => engine::carry_out(work),
     }

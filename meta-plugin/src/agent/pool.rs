@@ -130,8 +130,7 @@ mod tests {
         for _ in 0..5 {
             release.send(()).unwrap();
         }
-        let mut order: Vec<usize> =
-            (0..5).map(|_| finished.recv_timeout(Duration::from_secs(10)).unwrap()).collect();
+        let mut order: Vec<usize> = (0..5).map(|_| finished.recv_timeout(Duration::from_secs(10)).unwrap()).collect();
         order.sort_unstable();
         assert_eq!(order, [0, 1, 2, 3, 4]);
         assert!(submit(6), "there is room again");

@@ -112,9 +112,11 @@ mod tests {
 
     #[test]
     fn a_call_of_a_go_client_is_read() {
-        let call: Call = serde_json::from_str(r#"{"env":{"A":"b"},"config":"e30=","interfaceAttributes":null}"#).unwrap();
+        let call: Call =
+            serde_json::from_str(r#"{"env":{"A":"b"},"config":"e30=","interfaceAttributes":null}"#).unwrap();
         assert_eq!((call.env["A"].as_str(), call.config.as_slice()), ("b", b"{}".as_slice()));
-        let call: Call = serde_json::from_str(r#"{"env":{},"config":null,"interfaceAttributes":{"cni-args":{"x":1}}}"#).unwrap();
+        let call: Call =
+            serde_json::from_str(r#"{"env":{},"config":null,"interfaceAttributes":{"cni-args":{"x":1}}}"#).unwrap();
         assert_eq!(call.interface_attributes.unwrap().cni_args.unwrap()["x"], 1);
     }
 }

@@ -14,8 +14,8 @@ use musubi_crds::NetworkAttachmentDefinition;
 
 use super::cache::trimmed;
 use crate::cancel::Cancel;
-use crate::store::kubernetes::{Connection, definition_of};
 use crate::store::kubernetes::connection::{Failure, Patience, failure_of};
+use crate::store::kubernetes::{Connection, definition_of};
 use crate::store::{Definition, Pod};
 
 /// How long the server keeps a watch open, in seconds. It sends a bookmark before it ends, so that one comes within the
@@ -40,8 +40,11 @@ pub trait Followed: Send + Sync + 'static {
     const WHAT: &'static str;
 
     /// A page of all objects.
-    fn list(&self, client: Client, params: ListParams)
-    -> impl Future<Output = kube::Result<ObjectList<Self::Object>>> + Send;
+    fn list(
+        &self,
+        client: Client,
+        params: ListParams,
+    ) -> impl Future<Output = kube::Result<ObjectList<Self::Object>>> + Send;
 
     /// The changes since a version.
     fn watch(
@@ -89,12 +92,7 @@ impl Followed for PodsOfNode {
         Api::<KubernetesPod>::all(client).list_metadata(&params).await
     }
 
-    async fn watch(
-        &self,
-        client: Client,
-        params: WatchParams,
-        version: &str,
-    ) -> kube::Result<Events<Self::Object>> {
+    async fn watch(&self, client: Client, params: WatchParams, version: &str) -> kube::Result<Events<Self::Object>> {
         Ok(Api::<KubernetesPod>::all(client).watch_metadata(&params, version).await?.boxed())
     }
 
@@ -119,12 +117,7 @@ impl Followed for Definitions {
         Api::<NetworkAttachmentDefinition>::all(client).list(&params).await
     }
 
-    async fn watch(
-        &self,
-        client: Client,
-        params: WatchParams,
-        version: &str,
-    ) -> kube::Result<Events<Self::Object>> {
+    async fn watch(&self, client: Client, params: WatchParams, version: &str) -> kube::Result<Events<Self::Object>> {
         Ok(Api::<NetworkAttachmentDefinition>::all(client).watch(&params, version).await?.boxed())
     }
 
@@ -280,8 +273,7 @@ impl<F: Followed, S: Sink<F::Kept>> Follower<F, S> {
         let mut params = ListParams { field_selector: self.followed.field_selector(), ..ListParams::default() };
         params = params.limit(PAGE);
         let version = loop {
-            let patience =
-                Patience { deadline: Instant::now() + SILENCE, once: false, cancel: Cancel::default() };
+            let patience = Patience { deadline: Instant::now() + SILENCE, once: false, cancel: Cancel::default() };
             let page = self.connection.request("list", &patience, |client| self.followed.list(client, params.clone()));
             let page = page.await.map_err(|failure| match failure.status() {
                 410 => Interruption::Expired,
@@ -307,4 +299,3 @@ fn name_of(object: &impl ResourceExt) -> String {
 fn silent() -> Interruption {
     Interruption::Failed(Failure::Away(format!("silence for {} s", SILENCE.as_secs())))
 }
-

@@ -13,8 +13,8 @@ use musubi_delegates::registry::Runs;
 use serde_json::{Map, Value, json};
 
 use super::{Format, print, print_json, table};
-use crate::check::pod::UNLIMITED_BURST;
 use crate::cancel::Cancel;
+use crate::check::pod::UNLIMITED_BURST;
 use crate::config::{Config, OUR_TYPE};
 use crate::engine::read_store;
 use crate::networks;

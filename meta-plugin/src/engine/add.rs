@@ -12,7 +12,9 @@ use serde_json::Value;
 
 use super::caller::Step;
 use super::teardown::Teardown;
-use super::{Hands, Operation, Target, default_route, delegate_failed, events, gc, joined, pending, refuse_host_namespace};
+use super::{
+    Hands, Operation, Target, default_route, delegate_failed, events, gc, joined, pending, refuse_host_namespace,
+};
 use crate::check::definition;
 use crate::config::StatusFor;
 use crate::lock::{ContainerLock, GcFence};
@@ -25,12 +27,13 @@ use crate::store::{Pod, PodQuery};
 
 /// How long undoing a failed ADD may take. With the default time limit of ADD itself it ends before the two minutes that
 /// the kubelet gives its runtime.
-const UNDO_TIME: Duration = Duration::from_secs(25);
+pub(super) const UNDO_TIME: Duration = Duration::from_secs(25);
 /// The capability by which runtimes hand the pod's annotations over (containerd, CRI-O).
 const POD_ANNOTATIONS: &str = "io.kubernetes.cri.pod-annotations";
 
 impl Operation<'_> {
     pub(super) fn add(&self) -> Result<Value, CniError> {
+        self.caller.cancel.check()?;
         self.wait_until_ready()?;
         let pod = self.find_pod()?;
         let outcome = self.add_for(pod.as_ref());
@@ -54,7 +57,7 @@ impl Operation<'_> {
             CniError::new(code::NAMESPACE, format!("network namespace {} {what}", netns.display()))
         })?;
         refuse_host_namespace(&sandbox, &self.host)?;
-        let binaries = self.find_binaries(&plan)?;
+        let binaries = self.find_binaries(&plan.attachments)?;
         let container = self.request.container_id()?;
         let key = Key::new(container, interface, &self.own_network()?);
         records::fits_a_file(&key)?;
@@ -81,7 +84,7 @@ impl Operation<'_> {
         }
         gc::release_earlier_boots(&self.config.cni_dir, container, self.deadline)?;
         self.clear_earlier(key, sandbox, lock)?;
-        interfaces_are_free(plan, sandbox)?;
+        interfaces_are_free(&plan.attachments, sandbox)?;
 
         let mut record = self.new_record(key, pod, plan, sandbox);
         let fence = GcFence::shared(&self.config.cni_dir, self.deadline)?;
@@ -134,9 +137,9 @@ impl Operation<'_> {
     }
 
     /// The programs of all plugins that are not ours, found before anything is touched.
-    fn find_binaries(&self, plan: &Plan) -> Result<HashMap<String, PathBuf>, CniError> {
+    pub(super) fn find_binaries(&self, planned: &[Planned]) -> Result<HashMap<String, PathBuf>, CniError> {
         let mut binaries = HashMap::new();
-        for planned in &plan.attachments {
+        for planned in planned {
             for delegate in &planned.delegates {
                 let Runs::External { refused, .. } = &delegate.runs else { continue };
                 if binaries.contains_key(&delegate.plugin_type) {
@@ -220,7 +223,7 @@ impl Operation<'_> {
         }
     }
 
-    fn new_attached(&self, planned: &Planned) -> Attached {
+    pub(super) fn new_attached(&self, planned: &Planned) -> Attached {
         Attached {
             network: planned.network.clone(),
             cni_name: planned.list.name.as_ref().map(ToString::to_string).unwrap_or_default(),
@@ -267,7 +270,15 @@ impl Operation<'_> {
         // Undoing runs to the end even if it was the time limit that ended ADD.
         let hands = Hands { deadline: Instant::now() + self.config.timeout.min(UNDO_TIME), ..self.hands() };
         let records = &self.records;
-        let errors = Teardown { hands, lock: Some(lock), record: &record, pod: Some(sandbox), records }.run();
+        let teardown = Teardown {
+            hands,
+            lock: Some(lock),
+            record: &record,
+            pod: Some(sandbox),
+            records: Some(records),
+            whole: true,
+        };
+        let errors = teardown.run();
         let Some(first) = errors.first() else {
             self.take_status_back(&record);
             return match records.remove(&record.key()) {
@@ -291,7 +302,7 @@ impl Operation<'_> {
     }
 }
 
-fn undo_incomplete(error: &CniError, undo: &CniError) -> CniError {
+pub(super) fn undo_incomplete(error: &CniError, undo: &CniError) -> CniError {
     CniError::new(code::UNDO_INCOMPLETE, format!("{}; and undoing it failed: {}", error.msg, undo.msg)).with_details(
         if error.details.is_empty() { "DEL undoes what is left".to_owned() } else { error.details.clone() },
     )
@@ -303,8 +314,8 @@ fn answer(record: &Record, version: Version) -> Result<Value, CniError> {
 }
 
 /// No interface may exist yet under a planned name; `loopback` works on one that always does.
-fn interfaces_are_free(plan: &Plan, sandbox: &Namespace) -> Result<(), CniError> {
-    for planned in &plan.attachments {
+pub(super) fn interfaces_are_free(planned: &[Planned], sandbox: &Namespace) -> Result<(), CniError> {
+    for planned in planned {
         let name = planned.interface.as_str();
         let makes_one = planned.delegates.first().is_some_and(|d| d.plugin_type != "loopback");
         if makes_one && sandbox.netlink.link_by_name(name)?.is_some() {
@@ -315,12 +326,12 @@ fn interfaces_are_free(plan: &Plan, sandbox: &Namespace) -> Result<(), CniError>
 }
 
 /// The part of ADD that touches things.
-struct Adding<'a> {
-    operation: &'a Operation<'a>,
-    container: &'a ContainerId,
-    sandbox: &'a Namespace,
-    lock: &'a ContainerLock,
-    binaries: HashMap<String, PathBuf>,
+pub(super) struct Adding<'a> {
+    pub(super) operation: &'a Operation<'a>,
+    pub(super) container: &'a ContainerId,
+    pub(super) sandbox: &'a Namespace,
+    pub(super) lock: &'a ContainerLock,
+    pub(super) binaries: HashMap<String, PathBuf>,
 }
 
 impl Adding<'_> {
@@ -351,7 +362,12 @@ impl Adding<'_> {
     }
 
     /// Runs the chain of one network.
-    fn network(&mut self, planned: &Planned, position: usize, record: &mut Record) -> Result<CniResult, CniError> {
+    pub(super) fn network(
+        &mut self,
+        planned: &Planned,
+        position: usize,
+        record: &mut Record,
+    ) -> Result<CniResult, CniError> {
         let operation = self.operation;
         let args = operation.arguments(planned);
         let network =
@@ -419,7 +435,14 @@ impl Adding<'_> {
                 tracing::warn!("{e}");
             }
         };
-        let outcome = operation.hands().while_wanted(&is_cancelled).exec(Command::Add, plugin, target, stdin, Some(self.lock), Some(&mut note));
+        let outcome = operation.hands().while_wanted(&is_cancelled).exec(
+            Command::Add,
+            plugin,
+            target,
+            stdin,
+            Some(self.lock),
+            Some(&mut note),
+        );
         record.running = None;
         operation.records.write(record, true)?;
         outcome

@@ -55,6 +55,12 @@ impl Caller {
         Self { id: new_id(), ..Self::default() }
     }
 
+    /// The client of an agent, with its own environment for plugins.
+    #[must_use]
+    pub fn of_client(id: String, environment: Vec<(String, String)>, plugin_cgroup: Option<PathBuf>) -> Self {
+        Self { id, environment: Some(environment), plugin_cgroup, ..Self::default() }
+    }
+
     /// The trace that the runtime's call belongs to (W3C `traceparent`); plugins inherit it as it came.
     #[must_use]
     pub fn trace(&self) -> Option<String> {

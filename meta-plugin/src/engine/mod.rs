@@ -9,7 +9,8 @@ mod default_route;
 mod del;
 mod events;
 pub mod gc;
-mod locking;
+pub mod hotplug;
+pub(crate) mod locking;
 pub mod pending;
 mod teardown;
 mod withdraw;
@@ -27,6 +28,7 @@ use musubi_delegates::cni::{
 };
 use musubi_delegates::delegate::{Attachment, Context};
 use musubi_delegates::external::{self, ExecRequest, Surroundings};
+use musubi_delegates::mark::Mark;
 use musubi_delegates::netns::Namespace;
 use serde_json::Value;
 
@@ -119,6 +121,13 @@ pub struct Work<'a> {
 /// # Errors
 /// What failed; ADD has undone itself by then.
 pub fn carry_out(work: Work<'_>) -> Result<Option<Value>, CniError> {
+    with_operation(work, |operation| operation.run())
+}
+
+fn with_operation<T>(
+    work: Work<'_>,
+    carry_out: impl FnOnce(&Operation<'_>) -> Result<T, CniError>,
+) -> Result<T, CniError> {
     let Work { request, config, caller, store, deadline, lock } = work;
     for warning in config.warnings.iter().chain(&store.warnings()) {
         tracing::warn!("{warning}");
@@ -134,7 +143,7 @@ pub fn carry_out(work: Work<'_>) -> Result<Option<Value>, CniError> {
         config,
         lock: Cell::new(lock),
     };
-    let outcome = operation.run();
+    let outcome = carry_out(&operation);
     // A lock that no verb came to take protects nothing that is there.
     if let Some(lock) = operation.lock.take() {
         lock.remove();
@@ -304,6 +313,7 @@ impl<'a> Hands<'a> {
             version,
             path: self.path,
             state_dir: self.state_dir,
+            mark: Mark::of(self.state_dir),
             deadline: self.deadline,
             host: self.host,
             programs: self.programs,

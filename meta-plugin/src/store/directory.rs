@@ -429,7 +429,10 @@ mod tests {
             json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "one", "namespace": "default", "uid": "u",
                    "annotations": {NETWORK_STATUS_ANNOTATION: "[]"}}})
         );
-        assert!(DirectoryStore::read(folder.path()).unwrap().pod(&PodQuery::named("default", "one")).is_ok(), "it is no second pod");
+        assert!(
+            DirectoryStore::read(folder.path()).unwrap().pod(&PodQuery::named("default", "one")).is_ok(),
+            "it is no second pod"
+        );
         let other = NetworkStatus { name: "other".to_owned(), ..NetworkStatus::default() };
         assert!(!store.remove_status("default", "one", Some(&[other])).unwrap(), "another's stays");
         assert!(store.remove_status("default", "one", Some(&[])).unwrap());

@@ -44,12 +44,7 @@ pub struct KubernetesStore {
 impl KubernetesStore {
     /// The store of an operation that ends at `deadline`. Nothing is asked before it is needed.
     #[must_use]
-    pub fn new(
-        connection: Arc<Connection>,
-        cache: Option<Arc<dyn Cache>>,
-        deadline: Instant,
-        cancel: Cancel,
-    ) -> Self {
+    pub fn new(connection: Arc<Connection>, cache: Option<Arc<dyn Cache>>, deadline: Instant, cancel: Cancel) -> Self {
         Self { connection, cache, deadline, cancel }
     }
 
@@ -159,12 +154,7 @@ impl Store for KubernetesStore {
 ///
 /// # Errors
 /// It was not taken.
-pub async fn send_event(
-    connection: &Connection,
-    patience: &Patience,
-    pod: &Pod,
-    event: &Event,
-) -> Result<(), Failure> {
+pub async fn send_event(connection: &Connection, patience: &Patience, pod: &Pod, event: &Event) -> Result<(), Failure> {
     let object = event::object(pod, event);
     let sent = connection.request("create event", patience, |client| {
         let object = &object;

@@ -18,11 +18,7 @@ const LONGEST_NAME: usize = 253;
 pub(super) fn object(pod: &Pod, event: &Event) -> KubernetesEvent {
     let now = Time(jiff::Timestamp::now());
     KubernetesEvent {
-        metadata: ObjectMeta {
-            name: Some(name(pod)),
-            namespace: Some(pod.namespace.clone()),
-            ..ObjectMeta::default()
-        },
+        metadata: ObjectMeta { name: Some(name(pod)), namespace: Some(pod.namespace.clone()), ..ObjectMeta::default() },
         involved_object: ObjectReference {
             api_version: Some("v1".to_owned()),
             kind: Some("Pod".to_owned()),
