@@ -1,6 +1,7 @@
 //! DEL: from the record alone. It runs everything, collects every error, and fails only while repeating can help.
 
 use std::path::Path;
+use std::time::Instant;
 
 use musubi_delegates::cni::{CniError, Command};
 use musubi_delegates::external;
@@ -8,6 +9,7 @@ use musubi_delegates::netns::Namespace;
 use musubi_delegates::registry::Runs;
 use musubi_delegates::standalone;
 
+use super::caller::Step;
 use super::{Operation, Target, by_name, joined, withdraw};
 use crate::networks;
 use crate::plan;
@@ -32,6 +34,7 @@ impl Operation<'_> {
         if let Some(Stored::Whole(record)) = &mut stored {
             record.state = State::Deleting;
         }
+        let started = Instant::now();
         let errors = match &stored {
             Some(stored) => self.tear_down_stored(stored, &lock),
             None => {
@@ -39,6 +42,10 @@ impl Operation<'_> {
                 Vec::new()
             }
         };
+        if let Some(Stored::Whole(record)) = &stored {
+            // The links of all of them go at once: each takes as long as all.
+            record.attachments.iter().for_each(|attached| self.caller.note(Step::of(attached, started.elapsed())));
+        }
         let pod = self.pod_of(stored.as_ref());
         let written = match &stored {
             Some(Stored::Whole(record)) => status::written(record),

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod acceptance;
+mod agent;
 mod annotations;
 mod bad_input;
 mod concurrency;

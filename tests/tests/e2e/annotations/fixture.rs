@@ -2,7 +2,7 @@
 
 use musubi::config::Config;
 use musubi::plan::Plan;
-use musubi::store::{DirectoryStore, Store};
+use musubi::store::{DirectoryStore, PodQuery, Store};
 use musubi::{networks, plan};
 use musubi_delegates::cni::{CniError, InterfaceName, NetConf};
 use musubi_tests::node::Node;
@@ -100,7 +100,7 @@ pub fn plan_of(node: &Node) -> Result<Plan, CniError> {
     let conf = NetConf::parse(&std::fs::read(config_file(node)).unwrap())?;
     let config = Config::parse(&conf)?;
     let store = DirectoryStore::read(&node.manifests())?;
-    let pod = store.pod("default", "p")?.expect("the pod");
+    let pod = store.pod(&PodQuery::named("default", "p"))?.expect("the pod");
     plan::plan(&config, networks::look_up(&config, Some(&pod), &store)?, &InterfaceName::parse("eth0")?)
 }
 

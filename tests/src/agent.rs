@@ -1,0 +1,204 @@
+//! An agent for tests: started on a node as the DaemonSet starts it, asked over its socket, stopped or killed.
+
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::{Value, json};
+
+use crate::node::{Node, musubi};
+
+/// How long an agent may take to start or to stop.
+const ENOUGH: Duration = Duration::from_secs(20);
+
+/// A running agent.
+#[derive(Debug)]
+pub struct Agent {
+    child: Child,
+    folder: PathBuf,
+}
+
+/// What the agent answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    /// The HTTP status.
+    pub status: u16,
+    /// The body.
+    pub body: String,
+}
+
+impl Answer {
+    /// The body as JSON.
+    ///
+    /// # Panics
+    /// When it is none.
+    #[must_use]
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|e| panic!("{e}: {self:?}"))
+    }
+}
+
+/// The folder of a node's agent.
+#[must_use]
+pub fn folder(node: &Node) -> PathBuf {
+    node.folder().join("agent")
+}
+
+/// The socket of a node's agent, for `agentSocket`.
+#[must_use]
+pub fn socket(node: &Node) -> PathBuf {
+    folder(node).join("musubi.sock")
+}
+
+/// The configuration of a node's agent: the store and the default network are those of `plugin`, a configuration of ours.
+#[must_use]
+pub fn config(node: &Node, plugin: &Value) -> Value {
+    let mut config = json!({
+        "socketDir": folder(node), "cniConfigDir": folder(node).join("net.d"), "hostMountNamespace": "",
+        "logLevel": "debug", "reconcileSeconds": 3600, "nodeName": "node-1",
+    });
+    for (key, value) in plugin.as_object().expect("an object") {
+        if !["cniVersion", "type", "agentSocket"].contains(&key.as_str()) {
+            config[key] = value.clone();
+        }
+    }
+    config
+}
+
+impl Agent {
+    /// Starts an agent and waits until it answers.
+    ///
+    /// # Panics
+    /// When it does not.
+    #[must_use]
+    pub fn start(node: &Node, config: &Value) -> Self {
+        let agent = Self::spawn(node, config);
+        agent.until("it answers", |agent| agent.try_get("/healthz").is_some_and(|answer| answer.status == 200));
+        agent
+    }
+
+    /// Starts an agent without waiting for it.
+    ///
+    /// # Panics
+    /// When the program cannot be started.
+    #[must_use]
+    pub fn spawn(node: &Node, config: &Value) -> Self {
+        let folder = folder(node);
+        fs::create_dir_all(folder.join("net.d")).expect("a folder");
+        let file = folder.join("agent.json");
+        fs::write(&file, config.to_string()).expect("a configuration");
+        let log = File::options().create(true).append(true).open(folder.join("log")).expect("a log");
+        let mut command = Command::new(musubi());
+        command.args(["agent", "--config"]).arg(&file).envs(node.env.iter().cloned());
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        let child = node.host.enter(|| command.spawn().expect("start the agent"));
+        Self { child, folder }
+    }
+
+    /// Its process id.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// What it has logged so far.
+    #[must_use]
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.folder.join("log")).unwrap_or_default()
+    }
+
+    /// Waits until something is so.
+    ///
+    /// # Panics
+    /// When it does not become so.
+    pub fn until(&self, what: &str, mut is_so: impl FnMut(&Self) -> bool) {
+        let deadline = Instant::now() + ENOUGH;
+        while !is_so(self) {
+            assert!(Instant::now() < deadline, "still not so: {what}; log:\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Asks for a path.
+    ///
+    /// # Panics
+    /// When it does not answer.
+    #[must_use]
+    pub fn get(&self, path: &str) -> Answer {
+        self.try_get(path).unwrap_or_else(|| panic!("no answer to {path}; log:\n{}", self.log()))
+    }
+
+    /// Asks for a path; `None` without an answer.
+    #[must_use]
+    pub fn try_get(&self, path: &str) -> Option<Answer> {
+        exchange(
+            &self.folder.join("musubi.sock"),
+            &format!("GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"),
+        )
+    }
+
+    /// Posts a body as Go's HTTP client does.
+    ///
+    /// # Panics
+    /// When it does not answer.
+    #[must_use]
+    pub fn post(&self, path: &str, body: &str) -> Answer {
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nHost: dummy\r\nUser-Agent: Go-http-client/1.1\r\nContent-Length: {}\r\n\
+             Content-Type: application/json\r\nAccept-Encoding: gzip\r\nConnection: close\r\n\r\n",
+            body.len()
+        );
+        // Multus' clients know the socket by its other name.
+        exchange(&self.folder.join("multus.sock"), &format!("{head}{body}"))
+            .unwrap_or_else(|| panic!("no answer to {path}; log:\n{}", self.log()))
+    }
+
+    /// Sends it a signal.
+    ///
+    /// # Panics
+    /// When it cannot be sent.
+    pub fn signal(&self, signal: Signal) {
+        let pid = Pid::from_raw(i32::try_from(self.child.id()).expect("a process id"));
+        kill(pid, signal).expect("a running agent");
+    }
+
+    /// Tells it to stop and waits for its end; whether it ended well.
+    ///
+    /// # Panics
+    /// When it does not end.
+    #[must_use]
+    pub fn stop(mut self) -> bool {
+        self.signal(Signal::SIGTERM);
+        let deadline = Instant::now() + ENOUGH;
+        loop {
+            if let Some(status) = self.child.try_wait().expect("its status") {
+                return status.success();
+            }
+            assert!(Instant::now() < deadline, "it does not stop; log:\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+/// Kills it.
+impl Drop for Agent {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn exchange(socket: &Path, message: &str) -> Option<Answer> {
+    let mut stream = UnixStream::connect(socket).ok()?;
+    stream.write_all(message.as_bytes()).ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    let (head, body) = answer.split_once("\r\n\r\n")?;
+    let status = head.split(' ').nth(1)?.parse().ok()?;
+    Some(Answer { status, body: body.to_owned() })
+}
