@@ -10,6 +10,7 @@ mod demo;
 mod examples;
 mod explain;
 mod faults;
+mod host_mounts;
 mod lifecycle;
 mod multus;
 mod oracle;
