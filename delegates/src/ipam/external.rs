@@ -66,6 +66,7 @@ impl External {
     /// # Errors
     /// The plugin is missing, or its own.
     pub fn status(&self, cx: &Context<'_>) -> Result<(), CniError> {
+        find(&self.plugin, cx.path).map_err(|error| self.in_context(error))?;
         self.run_for_network(Command::Status, cx, cx.conf)
     }
 
@@ -201,6 +202,9 @@ mod tests {
         assert_eq!(error.code, code::CONFIG);
         assert!(error.msg.contains("nowhere"), "{error}");
         assert_eq!(noted(&pod, "calls"), "");
+        // Whatever the version: without it ADD cannot work.
+        let error = pod.ask(|at| External::new("nowhere").status(&at.context)).unwrap_err();
+        assert!(error.msg.contains("nowhere"), "{error}");
     }
 
     #[test]

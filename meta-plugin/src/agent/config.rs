@@ -255,6 +255,9 @@ fn as_plugin_configuration(keys: &Map<String, Value>) -> Result<Config, CniError
     conf.remove("kubeconfig");
     conf.insert("type", config::OUR_TYPE);
     let view = View::of(keys, "");
+    if let Some(capabilities) = view.object("capabilities")? {
+        capabilities.keys().try_for_each(|capability| capabilities.bool(capability).map(drop))?;
+    }
     if view.text("name")?.is_none() {
         conf.insert("name", "musubi");
     }
@@ -476,6 +479,7 @@ mod tests {
             (json!({"namespaceIsolation": "yes"}), "namespaceIsolation", "true or false"),
             (json!({"networkStatus": "none"}), "networkStatus", "\"selected\""),
             (json!({"name": "no spaces"}), "name", "no spaces"),
+            (json!({"capabilities": {"ips": "yes"}}), "capabilities.ips", "true or false"),
             (json!({"delegates": [{"type": "musubi"}]}), "delegates[0]", "itself"),
         ];
         for (keys, key, accepted) in rows {
