@@ -15,6 +15,7 @@ mod multus;
 mod oracle;
 mod path;
 mod plan;
+mod reconcile;
 mod scene;
 mod status;
 mod vm_kinds;

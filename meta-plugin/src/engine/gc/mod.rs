@@ -149,12 +149,11 @@ impl Finding {
         json!({"containerId": self.container_id, "pod": self.pod, "reason": self.reason, "resources": self.resources})
     }
 
-    /// Releases it through the delegates' code, after another look at it under the container's lock. One that has been
-    /// settled meanwhile is no error.
+    /// Releases it through the delegates' code, after another look at it under the container's lock.
     ///
     /// # Errors
     /// What could not be released; it stays, and is found again. Code 11: something else works on the container.
-    pub fn release(&self, place: Place<'_>, deadline: Instant) -> Result<(), CniError> {
+    pub fn release(&self, place: Place<'_>, deadline: Instant) -> Result<Outcome, CniError> {
         match &self.what {
             What::Record(stored) => stale::release(self.kind, stored, place.state_dir, deadline),
             What::Orphan(stored) => stale::release_orphan(stored, place.state_dir, deadline),
@@ -162,6 +161,15 @@ impl Finding {
             What::Leftover(leftover) => leftover.release(place, deadline),
         }
     }
+}
+
+/// How the release of a finding ended well.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// It was released.
+    Released,
+    /// A last look showed that it is in order, or that others have released it.
+    Settled,
 }
 
 /// What is there beside what is recorded, at one moment.
