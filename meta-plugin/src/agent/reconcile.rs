@@ -198,8 +198,10 @@ mod tests {
         containers.iter().map(|container| Stored::Whole(Box::new(record(container)))).collect()
     }
 
-    /// A runtime's answers, minutes apart, and after each the sandboxes that count as gone.
-    fn story(records: &[Stored], answers: &[(u32, Option<&[&str]>, &[&str])]) {
+    /// The minute, what the runtime lists if it answers, and the sandboxes that count as gone then.
+    type Step<'a> = (u32, Option<&'a [&'a str]>, &'a [&'a str]);
+
+    fn story(records: &[Stored], answers: &[Step<'_>]) {
         let (mut reconciler, start) = (Reconciler::default(), Instant::now());
         for (minute, answer, expected) in answers {
             let listed = answer.map(|ids| ids.iter().map(|id| (*id).to_owned()).collect::<Vec<_>>());

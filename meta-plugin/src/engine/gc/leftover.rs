@@ -19,7 +19,7 @@ use musubi_delegates::vxlan_device::{self, Vni};
 
 use super::{Finding, Kind, Outcome, PATIENCE, Place, What};
 use crate::engine::locking;
-use crate::records::{Records, Stored};
+use crate::records::Stored;
 
 /// Something without a record.
 #[derive(Debug, Clone)]
@@ -231,9 +231,8 @@ impl Leftover {
         if !self.is_there(place) {
             return Ok(Outcome::Settled);
         }
-        let records = Records::of(place.state_dir);
-        let all = [records.all()?, records.orphaned()?].concat();
-        if Held::by(place.state_dir, all.iter()).has(self) {
+        let (records, orphans) = super::read(place.state_dir)?;
+        if Held::by(place.state_dir, records.iter().chain(&orphans)).has(self) {
             return Ok(Outcome::Settled);
         }
         self.remove(place, deadline).map(|()| Outcome::Released)

@@ -191,11 +191,15 @@ impl Reality {
     pub fn look(place: Place<'_>) -> Result<Self, CniError> {
         let mut errors = Vec::new();
         let mut leftovers = leftover::survey(place, &mut errors);
-        let records = Records::of(place.state_dir).all()?;
-        // A record that becomes an orphan between the two is seen twice, never not at all.
-        let orphans = Records::of(place.state_dir).orphaned()?;
+        let (records, orphans) = read(place.state_dir)?;
         let held = Held::by(place.state_dir, records.iter().chain(&orphans));
         leftovers.retain(|leftover| !held.has(leftover) && leftover.is_there(place));
+        if !leftovers.is_empty() {
+            // What is there now may be of an ADD that has begun since, for a container whose DEL had just ended.
+            let (records, orphans) = read(place.state_dir)?;
+            let held = Held::by(place.state_dir, records.iter().chain(&orphans));
+            leftovers.retain(|leftover| !held.has(leftover));
+        }
         Ok(Self { records, errors, orphans, leftovers })
     }
 
@@ -204,8 +208,7 @@ impl Reality {
     /// # Errors
     /// The state folder cannot be read.
     pub fn recorded(state_dir: &Path) -> Result<Self, CniError> {
-        let records = Records::of(state_dir);
-        let (records, orphans) = (records.all()?, records.orphaned()?);
+        let (records, orphans) = read(state_dir)?;
         Ok(Self { records, orphans, errors: Vec::new(), leftovers: Vec::new() })
     }
 
@@ -224,4 +227,10 @@ impl Reality {
         let orphans = self.orphans.iter().cloned().map(stale::orphan);
         orphans.chain(stale::pending(place, &self.records)).collect()
     }
+}
+
+/// Records and orphans. One that becomes an orphan between the two is seen twice, never not at all.
+fn read(state_dir: &Path) -> Result<(Vec<Stored>, Vec<Stored>), CniError> {
+    let records = Records::of(state_dir);
+    Ok((records.all()?, records.orphaned()?))
 }
