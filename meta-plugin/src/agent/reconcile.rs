@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use musubi_delegates::cni::CniError;
 use musubi_delegates::netns::Namespace;
 
-use crate::engine::gc::{Finding, Kind, Place, Reality};
+use crate::engine::gc::{Finding, Kind, Outcome, Place, Reality};
 use crate::record::{Key, Record, State};
 use crate::records::Stored;
 use crate::store::Store;
@@ -27,6 +27,8 @@ pub type AskRuntime<'a> = &'a dyn Fn() -> Result<Vec<String>, CniError>;
 /// What a pass works with.
 #[derive(Clone, Copy)]
 pub struct Options<'a> {
+    /// The moment of the pass.
+    pub now: Instant,
     /// The folder of device-info files.
     pub device_info: &'a Path,
     /// How the runtime's sandboxes are listed, where a socket is configured.
@@ -62,10 +64,9 @@ pub fn run_once(state_dir: &Path, options: Options<'_>, reconciler: &mut Reconci
     report.errors.extend(reality.errors.iter().cloned());
     let mut findings = reality.findings(place);
     let known: Vec<Key> = findings.iter().filter_map(Finding::record).collect();
-    let forgotten = reconciler.pass(Instant::now(), &reality.records, listed.as_deref());
+    let forgotten = reconciler.pass(options.now, &reality.records, listed.as_deref());
     findings.extend(forgotten.into_iter().filter(|finding| finding.record().is_none_or(|key| !known.contains(&key))));
     for finding in &findings {
-        *report.found.entry(finding.kind).or_default() += 1;
         settle(finding, place, &mut report);
     }
     Ok(report)
@@ -74,8 +75,13 @@ pub fn run_once(state_dir: &Path, options: Options<'_>, reconciler: &mut Reconci
 fn settle(finding: &Finding, place: Place<'_>, report: &mut Report) {
     let Finding { container_id: container, pod, reason, .. } = finding;
     let (kind, held) = (finding.kind.as_str(), finding.resources.join(", "));
-    match finding.release(place, Instant::now() + RELEASE_TIME) {
-        Ok(()) => {
+    let outcome = finding.release(place, Instant::now() + RELEASE_TIME);
+    if matches!(outcome, Ok(Outcome::Settled)) {
+        return;
+    }
+    *report.found.entry(finding.kind).or_default() += 1;
+    match outcome {
+        Ok(_) => {
             report.released += 1;
             tracing::info!(kind, container, pod, reason, held, "left behind, released");
         }
@@ -193,8 +199,10 @@ mod tests {
         containers.iter().map(|container| Stored::Whole(Box::new(record(container)))).collect()
     }
 
-    /// A runtime's answers, minutes apart, and after each the sandboxes that count as gone.
-    fn story(records: &[Stored], answers: &[(u32, Option<&[&str]>, &[&str])]) {
+    /// The minute, what the runtime lists if it answers, and the sandboxes that count as gone then.
+    type Step<'a> = (u32, Option<&'a [&'a str]>, &'a [&'a str]);
+
+    fn story(records: &[Stored], answers: &[Step<'_>]) {
         let (mut reconciler, start) = (Reconciler::default(), Instant::now());
         for (minute, answer, expected) in answers {
             let listed = answer.map(|ids| ids.iter().map(|id| (*id).to_owned()).collect::<Vec<_>>());

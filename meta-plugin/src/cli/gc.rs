@@ -9,7 +9,7 @@ use musubi_delegates::netns::Namespace;
 use serde_json::json;
 
 use super::{Format, StateDir, print, print_json, short_id, table};
-use crate::engine::gc::{DEVICE_INFO, Finding, Place, Reality};
+use crate::engine::gc::{DEVICE_INFO, Finding, Outcome, Place, Reality};
 use crate::store::{DirectoryStore, Store};
 
 /// How long the release of one finding may take.
@@ -46,19 +46,23 @@ pub(super) fn run(options: &Options) -> anyhow::Result<ExitCode> {
         host: &host,
         store: store.as_ref().map(|store| store as &dyn Store),
     };
-    let (found, errors) = look(options, place)?;
-    let mut failures: Vec<String> = errors;
-    let mut results = Vec::with_capacity(found.len());
-    for finding in &found {
+    let (found, mut failures) = look(options, place)?;
+    let mut shown = Vec::with_capacity(found.len());
+    for finding in found {
         if options.dry_run {
-            results.push("would be released");
+            shown.push((finding, "would be released"));
             continue;
         }
-        let outcome = finding.release(place, Instant::now() + RELEASE_TIME);
-        results.push(if outcome.is_ok() { "released" } else { "kept" });
-        failures.extend(outcome.err().map(|error| format!("{}: {error}", subject(finding))));
+        match finding.release(place, Instant::now() + RELEASE_TIME) {
+            Ok(Outcome::Released) => shown.push((finding, "released")),
+            Ok(Outcome::Settled) => {}
+            Err(error) => {
+                failures.push(format!("{}: {error}", subject(&finding)));
+                shown.push((finding, "kept"));
+            }
+        }
     }
-    show(options.output, &found, &results)?;
+    show(options.output, &shown)?;
     if failures.is_empty() {
         return Ok(ExitCode::SUCCESS);
     }
@@ -82,13 +86,16 @@ fn subject(finding: &Finding) -> String {
     }
 }
 
-fn show(format: Format, found: &[Finding], results: &[&str]) -> anyhow::Result<()> {
+fn show(format: Format, found: &[(Finding, &str)]) -> anyhow::Result<()> {
     let or_dash = |text: &str| if text.is_empty() { "-".to_owned() } else { text.to_owned() };
     match format {
-        Format::Json => print_json(&json!({"stale": found.iter().map(Finding::to_json).collect::<Vec<_>>()}))?,
+        Format::Json => {
+            let stale: Vec<_> = found.iter().map(|(finding, _)| finding.to_json()).collect();
+            print_json(&json!({"stale": stale}))?;
+        }
         Format::Table if found.is_empty() => print("nothing is left behind\n")?,
         Format::Table => {
-            let rows = found.iter().zip(results).map(|(finding, result)| {
+            let rows = found.iter().map(|(finding, result)| {
                 vec![
                     or_dash(&short_id(&finding.container_id)),
                     or_dash(&finding.pod),

@@ -16,6 +16,8 @@ use super::{Definition, Pod, PodQuery, Store};
 
 /// The folder below `manifestDir` that statuses are written to.
 const STATUS: &str = "status";
+/// How often a write is tried whose folder goes away meanwhile.
+const WRITE_TRIES: usize = 100;
 
 /// A folder of manifests, read once.
 #[derive(Debug)]
@@ -238,11 +240,23 @@ fn first_line(text: &str) -> String {
     text.lines().next().unwrap_or_default().to_owned()
 }
 
-/// Writes a file whole or not at all: beside it, then renamed.
+/// Writes a file whole or not at all: beside it, then renamed. A DEL may remove the empty folder, or what it takes for
+/// abandoned there, in between: then it is done again.
 ///
 /// # Errors
 /// The folder cannot be made or written.
 pub fn write_whole(file: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut written = try_write_whole(file, bytes);
+    for _ in 1..WRITE_TRIES {
+        match written {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => written = try_write_whole(file, bytes),
+            _ => break,
+        }
+    }
+    written
+}
+
+fn try_write_whole(file: &Path, bytes: &[u8]) -> io::Result<()> {
     let folder = file.parent().unwrap_or(Path::new("."));
     fs::create_dir_all(folder)?;
     let mut temporary = tempfile::Builder::new().prefix(&temporary_prefix(file)).tempfile_in(folder)?;
@@ -469,5 +483,24 @@ mod tests {
         assert!(store.warnings()[0].contains("dangling.yaml"));
         let missing = DirectoryStore::read(Path::new("/nonexistent")).unwrap_err();
         assert!(missing.code == code::CONFIG && missing.msg.contains("manifestDir /nonexistent"), "{missing}");
+    }
+
+    #[test]
+    fn a_status_is_written_though_others_of_its_namespace_go_at_that_moment() {
+        let place = tempfile::tempdir().unwrap();
+        let pod = |name: &str| Pod { namespace: "default".into(), name: name.into(), ..Pod::default() };
+        std::thread::scope(|scope| {
+            for name in ["a", "b", "a"] {
+                let folder = place.path();
+                scope.spawn(move || {
+                    let store = DirectoryStore::empty(folder);
+                    for _ in 0..500 {
+                        store.write_status(&pod(name), &[]).unwrap();
+                        store.remove_status("default", name, None).unwrap();
+                    }
+                });
+            }
+        });
+        assert!(!place.path().join("status/default").exists(), "the folder goes with its last pod");
     }
 }

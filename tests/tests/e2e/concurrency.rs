@@ -10,7 +10,7 @@ use serde_json::json;
 use crate::scene::{Scene, masqueraded};
 
 /// Runs `work` for each of `count` pods, so many at a time.
-fn crowd(count: usize, at_a_time: usize, work: impl Fn(usize) + Sync) {
+pub fn crowd(count: usize, at_a_time: usize, work: impl Fn(usize) + Sync) {
     let next = AtomicUsize::new(0);
     std::thread::scope(|scope| {
         for _ in 0..at_a_time {

@@ -18,6 +18,7 @@ mod oracle;
 mod path;
 mod plan;
 mod runtime_conf;
+mod reconcile;
 mod scene;
 mod status;
 mod vm_kinds;

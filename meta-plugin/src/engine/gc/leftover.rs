@@ -17,9 +17,9 @@ use musubi_delegates::netlink::{Link, MacAddress};
 use musubi_delegates::veth;
 use musubi_delegates::vxlan_device::{self, Vni};
 
-use super::{Finding, Kind, PATIENCE, Place, What};
+use super::{Finding, Kind, Outcome, PATIENCE, Place, What};
 use crate::engine::locking;
-use crate::records::{Records, Stored};
+use crate::records::Stored;
 
 /// Something without a record.
 #[derive(Debug, Clone)]
@@ -215,7 +215,7 @@ impl Leftover {
 
     /// Removes it, after another look under the lock of its container, where that is known. Where it is not, that it was there
     /// before the records were read, and is still, is proof enough: what an ADD makes has a record before it.
-    pub(super) fn release(&self, place: Place<'_>, deadline: Instant) -> Result<(), CniError> {
+    pub(super) fn release(&self, place: Place<'_>, deadline: Instant) -> Result<Outcome, CniError> {
         let container = ContainerId::parse(self.container_id()).ok();
         let lock = container
             .map(|container| locking::take(place.state_dir, &container, Instant::now() + PATIENCE))
@@ -227,15 +227,18 @@ impl Leftover {
         outcome
     }
 
-    fn release_unless_held(&self, place: Place<'_>, deadline: Instant) -> Result<(), CniError> {
+    fn release_unless_held(&self, place: Place<'_>, deadline: Instant) -> Result<Outcome, CniError> {
         if !self.is_there(place) {
-            return Ok(());
+            return Ok(Outcome::Settled);
         }
-        let records = Records::of(place.state_dir);
-        let all = [records.all()?, records.orphaned()?].concat();
-        if Held::by(place.state_dir, all.iter()).has(self) {
-            return Ok(());
+        let (records, orphans) = super::read(place.state_dir)?;
+        if Held::by(place.state_dir, records.iter().chain(&orphans)).has(self) {
+            return Ok(Outcome::Settled);
         }
+        self.remove(place, deadline).map(|()| Outcome::Released)
+    }
+
+    fn remove(&self, place: Place<'_>, deadline: Instant) -> Result<(), CniError> {
         match self {
             Self::Link { link, .. } => OwnedLink::of(Side::Host, link).delete(place.host),
             Self::Rules(owner) => firewall::forget(place.host, owner),

@@ -149,12 +149,11 @@ impl Finding {
         json!({"containerId": self.container_id, "pod": self.pod, "reason": self.reason, "resources": self.resources})
     }
 
-    /// Releases it through the delegates' code, after another look at it under the container's lock. One that has been
-    /// settled meanwhile is no error.
+    /// Releases it through the delegates' code, after another look at it under the container's lock.
     ///
     /// # Errors
     /// What could not be released; it stays, and is found again. Code 11: something else works on the container.
-    pub fn release(&self, place: Place<'_>, deadline: Instant) -> Result<(), CniError> {
+    pub fn release(&self, place: Place<'_>, deadline: Instant) -> Result<Outcome, CniError> {
         match &self.what {
             What::Record(stored) => stale::release(self.kind, stored, place.state_dir, deadline),
             What::Orphan(stored) => stale::release_orphan(stored, place.state_dir, deadline),
@@ -162,6 +161,15 @@ impl Finding {
             What::Leftover(leftover) => leftover.release(place, deadline),
         }
     }
+}
+
+/// How the release of a finding ended well.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// It was released.
+    Released,
+    /// A last look showed that it is in order, or that others have released it.
+    Settled,
 }
 
 /// What is there beside what is recorded, at one moment.
@@ -183,11 +191,15 @@ impl Reality {
     pub fn look(place: Place<'_>) -> Result<Self, CniError> {
         let mut errors = Vec::new();
         let mut leftovers = leftover::survey(place, &mut errors);
-        let records = Records::of(place.state_dir).all()?;
-        // A record that becomes an orphan between the two is seen twice, never not at all.
-        let orphans = Records::of(place.state_dir).orphaned()?;
+        let (records, orphans) = read(place.state_dir)?;
         let held = Held::by(place.state_dir, records.iter().chain(&orphans));
         leftovers.retain(|leftover| !held.has(leftover) && leftover.is_there(place));
+        if !leftovers.is_empty() {
+            // What is there now may be of an ADD that has begun since, for a container whose DEL had just ended.
+            let (records, orphans) = read(place.state_dir)?;
+            let held = Held::by(place.state_dir, records.iter().chain(&orphans));
+            leftovers.retain(|leftover| !held.has(leftover));
+        }
         Ok(Self { records, errors, orphans, leftovers })
     }
 
@@ -196,8 +208,7 @@ impl Reality {
     /// # Errors
     /// The state folder cannot be read.
     pub fn recorded(state_dir: &Path) -> Result<Self, CniError> {
-        let records = Records::of(state_dir);
-        let (records, orphans) = (records.all()?, records.orphaned()?);
+        let (records, orphans) = read(state_dir)?;
         Ok(Self { records, orphans, errors: Vec::new(), leftovers: Vec::new() })
     }
 
@@ -216,4 +227,10 @@ impl Reality {
         let orphans = self.orphans.iter().cloned().map(stale::orphan);
         orphans.chain(stale::pending(place, &self.records)).collect()
     }
+}
+
+/// Records and orphans. One that becomes an orphan between the two is seen twice, never not at all.
+fn read(state_dir: &Path) -> Result<(Vec<Stored>, Vec<Stored>), CniError> {
+    let records = Records::of(state_dir);
+    Ok((records.all()?, records.orphaned()?))
 }

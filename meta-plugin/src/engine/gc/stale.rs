@@ -9,7 +9,7 @@ use musubi_delegates::cni::{CniError, ContainerId, code};
 use musubi_delegates::external::Surroundings;
 use musubi_delegates::netns::Namespace;
 
-use super::{Finding, Kind, PATIENCE, Place, What};
+use super::{Finding, Kind, Outcome, PATIENCE, Place, What};
 use crate::engine::teardown::{Teardown, namespace_of};
 use crate::engine::{Hands, by_name, is_time, joined, locking, pending, withdraw};
 use crate::lock::ContainerLock;
@@ -102,12 +102,12 @@ fn resources(attached: &Attached) -> Vec<String> {
 ///
 /// # Errors
 /// What could not be released; the record stays.
-pub(super) fn release(kind: Kind, seen: &Stored, state_dir: &Path, deadline: Instant) -> Result<(), CniError> {
+pub(super) fn release(kind: Kind, seen: &Stored, state_dir: &Path, deadline: Instant) -> Result<Outcome, CniError> {
     under_lock(state_dir, seen, Records::read, |records, stored, lock| {
         // The runtime's list cannot be asked again here; all else is looked at once more.
         let is_stale = kind == Kind::NotListed || why_stale(stored).is_some();
         if !is_stale || is_being_added(stored) {
-            return Ok(());
+            return Ok(Outcome::Settled);
         }
         if matches!(stored, Stored::Damaged { .. }) && !records.is_of_earlier_boot(&stored.key()) {
             return Err(CniError::new(
@@ -116,7 +116,7 @@ pub(super) fn release(kind: Kind, seen: &Stored, state_dir: &Path, deadline: Ins
             )
             .with_details("its DEL, or the runtime's GC, releases what it has"));
         }
-        release_record(records, stored, state_dir, lock, deadline)
+        release_record(records, stored, state_dir, lock, deadline).map(|()| Outcome::Released)
     })
 }
 
@@ -124,7 +124,7 @@ pub(super) fn release(kind: Kind, seen: &Stored, state_dir: &Path, deadline: Ins
 ///
 /// # Errors
 /// What could not be released; the orphan stays.
-pub(super) fn release_orphan(seen: &Stored, state_dir: &Path, deadline: Instant) -> Result<(), CniError> {
+pub(super) fn release_orphan(seen: &Stored, state_dir: &Path, deadline: Instant) -> Result<Outcome, CniError> {
     under_lock(state_dir, seen, Records::read_orphan, |records, stored, lock| {
         let key = stored.key();
         if records.read(&key)?.is_some() {
@@ -135,7 +135,7 @@ pub(super) fn release_orphan(seen: &Stored, state_dir: &Path, deadline: Instant)
             .with_details("it is released after the container's DEL"));
         }
         tear_down(state_dir, records, stored, lock, deadline)?;
-        records.remove_orphan(&key)
+        records.remove_orphan(&key).map(|()| Outcome::Released)
     })
 }
 
@@ -144,15 +144,15 @@ fn under_lock(
     state_dir: &Path,
     seen: &Stored,
     read: impl Fn(&Records, &Key) -> Result<Option<Stored>, CniError>,
-    work: impl FnOnce(&Records, &Stored, &ContainerLock) -> Result<(), CniError>,
-) -> Result<(), CniError> {
+    work: impl FnOnce(&Records, &Stored, &ContainerLock) -> Result<Outcome, CniError>,
+) -> Result<Outcome, CniError> {
     let key = seen.key();
     let container = ContainerId::parse(&key.container_id)?;
     let lock = locking::take(state_dir, &container, Instant::now() + PATIENCE)?;
     let records = Records::of(state_dir);
     let outcome = match read(&records, &key)?.filter(|now| is_unchanged(seen, now)) {
         Some(stored) => work(&records, &stored, &lock),
-        None => Ok(()),
+        None => Ok(Outcome::Settled),
     };
     lock.remove();
     outcome
@@ -234,12 +234,14 @@ pub(super) fn pending(place: Place<'_>, records: &[Stored]) -> Vec<Finding> {
 ///
 /// # Errors
 /// It was not written.
-pub(super) fn write_status(place: Place<'_>, key: &Key) -> Result<(), CniError> {
-    pending::write(place.state_dir, key, |record, pod, status| match (place.store, &record.manifest_dir) {
-        (Some(store), _) => store.write_status(pod, status),
-        (None, Some(folder)) => crate::store::Store::write_status(&DirectoryStore::empty(folder), pod, status),
-        (None, None) => Err(CniError::new(code::TRY_AGAIN, "where its network-status goes is not known here")),
-    })
+pub(super) fn write_status(place: Place<'_>, key: &Key) -> Result<Outcome, CniError> {
+    let written =
+        pending::write(place.state_dir, key, |record, pod, status| match (place.store, &record.manifest_dir) {
+            (Some(store), _) => store.write_status(pod, status),
+            (None, Some(folder)) => crate::store::Store::write_status(&DirectoryStore::empty(folder), pod, status),
+            (None, None) => Err(CniError::new(code::TRY_AGAIN, "where its network-status goes is not known here")),
+        });
+    written.map(|()| Outcome::Released)
 }
 
 /// Releases what earlier boots left before the first address of this one is given: their pods cannot come back, and
@@ -264,7 +266,7 @@ pub fn release_earlier_boots(state_dir: &Path, own: &ContainerId, deadline: Inst
             continue;
         }
         let released = under_lock(state_dir, &stored, Records::read, |records, stored, lock| {
-            release_record(records, stored, state_dir, lock, deadline)
+            release_record(records, stored, state_dir, lock, deadline).map(|()| Outcome::Released)
         });
         if let Err(error) = released {
             tracing::warn!("container {container}: {error}");
