@@ -4,7 +4,9 @@ pub mod delegate;
 mod demo;
 mod explain;
 mod gc;
+mod install;
 mod status;
+mod uninstall;
 
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -47,6 +49,10 @@ enum Command {
     Status(status::Options),
     /// Release what pods that are gone have left behind
     Gc(gc::Options),
+    /// Put this program where the container runtime looks for plugins
+    Install(install::Options),
+    /// Give the node back to its primary CNI
+    Uninstall(uninstall::Options),
     /// Be one bundled CNI plugin alone
     ///
     /// Called as any CNI plugin is: its variables in the environment, the configuration on stdin.
@@ -67,7 +73,7 @@ pub(crate) enum Format {
 }
 
 /// Options that several commands share.
-#[derive(Args)]
+#[derive(Args, Clone)]
 pub(crate) struct StateDir {
     /// The state folder: "cniDir" of the configuration
     #[arg(long, value_name = "DIR", default_value = STATE_DIR)]
@@ -89,6 +95,8 @@ pub fn run() -> ExitCode {
         Command::Explain(options) => explain::run(&options),
         Command::Status(options) => status::run(&options),
         Command::Gc(options) => gc::run(&options),
+        Command::Install(options) => install::run(&options),
+        Command::Uninstall(options) => uninstall::run(&options),
         Command::Delegate { plugin_type } => return delegate::run(&plugin_type),
         Command::Version => version(),
     };

@@ -10,6 +10,7 @@ mod demo;
 mod examples;
 mod explain;
 mod faults;
+mod install;
 mod lifecycle;
 mod multus;
 mod oracle;
