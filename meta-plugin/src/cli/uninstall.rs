@@ -22,14 +22,17 @@ use crate::config::OUR_TYPE;
 use crate::engine::gc::find_stale;
 use crate::records::{Records, Stored};
 
-/// What the agent writes for the runtime, and what a person may have written instead.
-const CONFIGURATIONS: [&str; 2] = ["00-musubi.conflist", "00-musubi.conf"];
+/// How the names begin of what is written for the runtime: `00-musubi.conflist`, `00-musubi.conf`, and what others make of
+/// them. Cilium gives them another ending, and on its own end the old one again.
+const CONFIGURATIONS: &str = "00-musubi.conf";
+/// How the names begin of those that were not finished.
+const UNFINISHED: &str = ".00-musubi.conf";
 /// The folder of what the plugin needs to reach the API server.
 const CREDENTIALS: &str = "musubi.d";
 /// Where an agent listens, unless the configuration says otherwise.
 const AGENT_SOCKET: &str = "/run/musubi/musubi.sock";
 /// What runtimes take for a configuration.
-const RUNTIME_READS: [&str; 3] = ["conf", "conflist", "json"];
+const RUNTIME_READS: [&str; 3] = [".conf", ".conflist", ".json"];
 /// How long the release of one attachment may take.
 const RELEASE_TIME: Duration = Duration::from_secs(90);
 /// How often a command that stays looks whether it can go on.
@@ -135,17 +138,28 @@ impl Configuration {
 
 fn configurations(config_dir: &Path) -> anyhow::Result<Vec<Configuration>> {
     let mut found = Vec::new();
-    for path in CONFIGURATIONS.map(|name| config_dir.join(name)) {
-        let text = match fs::read(&path) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
-            text => text.with_context(|| format!("cannot read {}", path.display()))?,
-        };
+    for name in file_names(config_dir)?.into_iter().filter(|name| name.starts_with(CONFIGURATIONS)) {
+        let path = config_dir.join(name);
+        let text = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
         let content = serde_json::from_slice(&text).with_context(|| {
             format!("{} is no configuration; remove it by hand if nobody needs it, then try again", path.display())
         })?;
         found.push(Configuration { path, content });
     }
     Ok(found)
+}
+
+/// Names of the files of a folder, sorted; none when there is no folder.
+fn file_names(folder: &Path) -> anyhow::Result<Vec<String>> {
+    let entries = match fs::read_dir(folder) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.and_then(Iterator::collect::<io::Result<Vec<_>>>),
+    };
+    let entries = entries.with_context(|| format!("cannot read {}", folder.display()))?;
+    let files = entries.iter().filter(|entry| entry.path().is_file());
+    let mut names: Vec<String> = files.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    Ok(names)
 }
 
 /// An agent would write the configuration again at once.
@@ -160,22 +174,26 @@ fn refuse_beside_an_agent(configurations: &[Configuration]) -> anyhow::Result<()
 }
 
 fn remove_configurations(config_dir: &Path, configurations: &[Configuration]) -> anyhow::Result<Vec<String>> {
+    let remove = |path: &Path| fs::remove_file(path).with_context(|| format!("cannot remove {}", path.display()));
+    for name in file_names(config_dir)?.iter().filter(|name| name.starts_with(UNFINISHED)) {
+        remove(&config_dir.join(name))?;
+    }
+    let (ours, others): (Vec<_>, Vec<_>) = configurations.iter().partition(|conf| conf.ours().is_some());
     let mut done = Vec::new();
-    for configuration in configurations {
-        let path = configuration.path.display();
-        if configuration.ours().is_none() {
-            done.push(format!("kept {path}: it is not ours, its type is not \"{OUR_TYPE}\""));
-            continue;
-        }
-        fs::remove_file(&configuration.path).with_context(|| format!("cannot remove {path}"))?;
+    for Configuration { path, .. } in others {
+        done.push(format!("kept {}: it is not ours, its type is not \"{OUR_TYPE}\"", path.display()));
+    }
+    for Configuration { path, .. } in &ours {
+        remove(path)?;
+        done.push(format!("removed {}", path.display()));
+    }
+    if !ours.is_empty() {
         // A power cut must not bring it back when the program is gone.
-        let folder = File::open(config_dir).and_then(|folder| folder.sync_all());
-        folder.with_context(|| format!("cannot sync {}", config_dir.display()))?;
+        let synced = File::open(config_dir).and_then(|folder| folder.sync_all());
+        synced.with_context(|| format!("cannot sync {}", config_dir.display()))?;
         done.push(match next_configuration(config_dir)? {
-            Some(next) => format!("removed {path}: new pods get their network from {next}"),
-            None => {
-                format!("removed {path}: no other configuration is there, new pods have no network until there is one")
-            }
+            Some(next) => format!("new pods get their network from {next}"),
+            None => format!("new pods have no network: {} holds no other configuration", config_dir.display()),
         });
     }
     Ok(done)
@@ -183,14 +201,8 @@ fn remove_configurations(config_dir: &Path, configurations: &[Configuration]) ->
 
 /// What the runtime reads from now on: the first by name.
 fn next_configuration(config_dir: &Path) -> anyhow::Result<Option<String>> {
-    let entries = fs::read_dir(config_dir).and_then(Iterator::collect::<io::Result<Vec<_>>>);
-    let entries = entries.with_context(|| format!("cannot read {}", config_dir.display()))?;
-    let names = entries.iter().filter(|entry| {
-        let path = entry.path();
-        path.is_file()
-            && path.extension().is_some_and(|extension| RUNTIME_READS.iter().any(|known| extension == *known))
-    });
-    Ok(names.map(|entry| entry.file_name().to_string_lossy().into_owned()).min())
+    let is_read = |name: &String| RUNTIME_READS.iter().any(|ending| name.ends_with(ending));
+    Ok(file_names(config_dir)?.into_iter().find(is_read))
 }
 
 fn remove_folder(folder: &Path) -> anyhow::Result<Option<String>> {
