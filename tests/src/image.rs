@@ -12,8 +12,8 @@ const CREATED: &str = "1970-01-01T00:00:00Z";
 /// An image to write.
 #[derive(Debug)]
 pub struct Image<'a> {
-    /// Its name without a registry, which is also the program's: `/<name>` is the entry point.
-    pub name: &'a str,
+    /// Its name in full, with the registry. The last part is the program's: `/<name>` is the entry point.
+    pub repository: &'a str,
     /// Its tag.
     pub version: &'a str,
     /// What it is, in one line.
@@ -38,7 +38,7 @@ impl Image<'_> {
         // Not compressed: every runtime takes it so, and what pushes it to a registry compresses it.
         let layer = Blob {
             media_type: "application/vnd.oci.image.layer.v1.tar",
-            content: archive([(self.name, 0o755, self.program)])?,
+            content: archive([(self.name(), 0o755, self.program)])?,
         };
         let config =
             Blob::json("application/vnd.oci.image.config.v1+json", &self.config(architecture, &layer.digest()));
@@ -64,10 +64,15 @@ impl Image<'_> {
         ])
     }
 
-    /// What `docker run` and a pod's `image:` call it.
+    /// What a pod's `image:` and `docker run` call it.
     #[must_use]
     pub fn reference(&self) -> String {
-        format!("{}:{}", self.name, self.version)
+        let short = self.repository.strip_prefix("docker.io/library/").unwrap_or(self.repository);
+        format!("{short}:{}", self.version)
+    }
+
+    fn name(&self) -> &str {
+        self.repository.rsplit('/').next().unwrap_or(self.repository)
     }
 
     fn config(&self, architecture: &str, layer: &str) -> Value {
@@ -76,17 +81,17 @@ impl Image<'_> {
             "architecture": architecture,
             "os": "linux",
             "config": {
-                "Entrypoint": [format!("/{}", self.name)],
+                "Entrypoint": [format!("/{}", self.name())],
                 "WorkingDir": "/",
                 "Labels": {
-                    "org.opencontainers.image.title": self.name,
+                    "org.opencontainers.image.title": self.name(),
                     "org.opencontainers.image.description": self.description,
                     "org.opencontainers.image.version": self.version,
                     "org.opencontainers.image.licenses": env!("CARGO_PKG_LICENSE"),
                 },
             },
             "rootfs": {"type": "layers", "diff_ids": [layer]},
-            "history": [{"created": CREATED, "created_by": format!("the static program as /{}", self.name)}],
+            "history": [{"created": CREATED, "created_by": format!("the static program as /{}", self.name())}],
         })
     }
 
@@ -94,8 +99,8 @@ impl Image<'_> {
         let mut descriptor = manifest.descriptor();
         descriptor["platform"] = json!({"architecture": architecture, "os": "linux"});
         descriptor["annotations"] = json!({
-            // containerd and podman take this one; kubelet asks for the name in full.
-            "io.containerd.image.name": format!("docker.io/library/{}", self.reference()),
+            // containerd and podman take this one, and kubelet asks for the name in full.
+            "io.containerd.image.name": format!("{}:{}", self.repository, self.version),
             "org.opencontainers.image.ref.name": self.reference(),
         });
         json!({"schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": [descriptor]})

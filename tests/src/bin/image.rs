@@ -16,7 +16,7 @@ fn main() -> Result<()> {
 fn write(program: &Path, archive: &Path) -> Result<()> {
     let content = fs::read(program).with_context(|| format!("cannot read {}", program.display()))?;
     let image = Image {
-        name: "musubi",
+        repository: "docker.io/library/musubi",
         version: env!("CARGO_PKG_VERSION"),
         description: "Several networks for one pod: a Kubernetes CNI meta-plugin",
         program: &content,

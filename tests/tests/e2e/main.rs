@@ -11,6 +11,7 @@ mod deploy;
 mod examples;
 mod explain;
 mod faults;
+mod image;
 mod install;
 mod lifecycle;
 mod multus;
