@@ -22,10 +22,11 @@ use crate::config::OUR_TYPE;
 use crate::engine::gc::find_stale;
 use crate::records::{Records, Stored};
 
-/// How the names begin of what is written for the runtime: `00-musubi.conflist`, `00-musubi.conf`, and what others make of
-/// them. Cilium gives them another ending, and on its own end the old one again.
-const CONFIGURATIONS: &str = "00-musubi.conf";
-/// How the names begin of those that were not finished.
+/// What the agent writes for the runtime, what a person may have written instead, and how Cilium renames both until its own
+/// end, when it names them back.
+const CONFIGURATIONS: [&str; 4] =
+    ["00-musubi.conflist", "00-musubi.conf", "00-musubi.conflist.cilium_bak", "00-musubi.conf.cilium_bak"];
+/// How the names begin of what was not finished.
 const UNFINISHED: &str = ".00-musubi.conf";
 /// The folder of what the plugin needs to reach the API server.
 const CREDENTIALS: &str = "musubi.d";
@@ -108,6 +109,7 @@ fn lines(done: &[String]) -> String {
 /// One line for each thing that was done or left.
 fn uninstall(options: &Options) -> anyhow::Result<Vec<String>> {
     let configurations = configurations(&options.config_dir)?;
+    refuse_another_state_folder(&configurations, &options.state.state_dir)?;
     if !options.force {
         refuse_beside_an_agent(&configurations)?;
     }
@@ -138,9 +140,11 @@ impl Configuration {
 
 fn configurations(config_dir: &Path) -> anyhow::Result<Vec<Configuration>> {
     let mut found = Vec::new();
-    for name in file_names(config_dir)?.into_iter().filter(|name| name.starts_with(CONFIGURATIONS)) {
-        let path = config_dir.join(name);
-        let text = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    for path in CONFIGURATIONS.map(|name| config_dir.join(name)) {
+        let text = match fs::read(&path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+            text => text.with_context(|| format!("cannot read {}", path.display()))?,
+        };
         let content = serde_json::from_slice(&text).with_context(|| {
             format!("{} is no configuration; remove it by hand if nobody needs it, then try again", path.display())
         })?;
@@ -160,6 +164,17 @@ fn file_names(folder: &Path) -> anyhow::Result<Vec<String>> {
     let mut names: Vec<String> = files.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
     names.sort();
     Ok(names)
+}
+
+/// Whether the program is needed is read from the records, and once the configuration is gone nothing tells where they are.
+fn refuse_another_state_folder(configurations: &[Configuration], state_dir: &Path) -> anyhow::Result<()> {
+    for configuration in configurations {
+        let configured = configuration.ours().and_then(|conf| conf["cniDir"].as_str());
+        if let Some(configured) = configured.filter(|folder| Path::new(folder) != state_dir) {
+            bail!("{} keeps its records elsewhere: say --state-dir {configured}", configuration.path.display());
+        }
+    }
+    Ok(())
 }
 
 /// An agent would write the configuration again at once.

@@ -241,8 +241,8 @@ fn uninstall_gives_the_node_back_to_its_primary_cni() {
     assert!(done.ok, "{done:?}");
     let removed = |folder: PathBuf, name: &str| format!("removed {}\n", folder.join(name).display());
     let expected = [
-        removed(net_d(&node), "00-musubi.conf"),
         removed(net_d(&node), "00-musubi.conflist"),
+        removed(net_d(&node), "00-musubi.conf"),
         removed(net_d(&node), "00-musubi.conflist.cilium_bak"),
         "new pods get their network from 10-primary.conflist\n".to_owned(),
         removed(net_d(&node), "musubi.d"),
@@ -293,6 +293,35 @@ fn a_configuration_of_others_stays_whatever_its_name() {
     let refused = uninstall(&node, &[]);
     assert!(!refused.ok && refused.stderr.contains("remove it by hand"), "{refused:?}");
     assert!(net_d(&node).join("00-musubi.conflist").exists(), "whose it is, nobody knows");
+}
+
+#[test]
+fn uninstall_asks_for_the_state_folder_of_the_configuration() {
+    let node = installed_node();
+    let mut ours = ours(&node);
+    ours["cniDir"] = json!("/var/lib/elsewhere");
+    configuration(&node, "00-musubi.conflist", &json!({"cniVersion": "0.4.0", "name": "n", "plugins": [ours]}));
+    let refused = uninstall(&node, &["--force"]);
+    assert!(!refused.ok && refused.stderr.contains("say --state-dir /var/lib/elsewhere"), "{refused:?}");
+    assert_eq!(names(&bin(&node)), ["bridge", "musubi"]);
+}
+
+/// A configuration without its plugin would fail every pod of the node.
+#[test]
+fn the_program_stays_while_the_configuration_cannot_be_removed() {
+    let node = installed_node();
+    fs::set_permissions(net_d(&node), PermissionsExt::from_mode(0o555)).unwrap();
+    let uninstall = uninstall_command(&node, &[]);
+    let mut without_rights = Command::new("setpriv");
+    without_rights.args(["--bounding-set=-dac_override", "--inh-caps=-all"]);
+    without_rights.arg(uninstall.get_program()).args(uninstall.get_args());
+    let failed = node.run(without_rights, "");
+    assert!(
+        !failed.ok && failed.stderr.contains("cannot remove") && failed.stderr.contains("00-musubi.conflist"),
+        "{failed:?}"
+    );
+    assert_eq!(names(&bin(&node)), ["bridge", "musubi"]);
+    assert!(net_d(&node).join("musubi.d/musubi.kubeconfig").exists());
 }
 
 /// Its agent would put everything back at once.
