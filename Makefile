@@ -1,7 +1,8 @@
 # make demo   see it work            make test   run every test
 # make build  the static binary      make bench  measure it against its peers
+# make image  the container image
 .POSIX:
-.PHONY: build demo test bench lint docs clean
+.PHONY: build image demo test bench lint docs clean
 
 # In CI the lock file is the truth.
 LOCKED = $(if $(CI),--locked)
@@ -9,6 +10,10 @@ LOCKED = $(if $(CI),--locked)
 build:
 	@sh tests/setup.sh toolchain
 	cargo rustc $(LOCKED) --release --package musubi --bin musubi -- -C target-feature=+crt-static
+
+image: build
+	cargo build $(LOCKED) --package musubi-tests --bin image
+	target/debug/image target/release/musubi target/image/musubi.tar
 
 demo: build
 	@target/release/musubi demo

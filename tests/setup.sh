@@ -1,6 +1,7 @@
 #!/bin/sh
 # Fetches what the tests need from Debian and leaves it in target/debian/: a kernel with its modules for the virtual
-# machine, and the reference CNI plugins. They are unpacked, not installed; only QEMU is installed, if missing.
+# machine, the reference CNI plugins, and a container runtime. They are unpacked, not installed; only QEMU is installed,
+# if missing.
 # Run it again at will: it is quiet and needs no network once everything is there.
 #
 #   tests/setup.sh            everything
@@ -8,6 +9,7 @@
 #
 #   target/debian/kernel/boot/vmlinuz-*     target/debian/kernel/lib/modules/*
 #   target/debian/containernetworking-plugins/usr/lib/cni/*
+#   target/debian/containerd/usr/bin/*      target/debian/runc/usr/*bin/runc
 set -eu
 
 cd "$(dirname "$0")/.."
@@ -22,6 +24,9 @@ main() {
     [ -e $debian/kernel/.complete ] || { find_kernel_package; unpack "$kernel_package" kernel; }
     [ -e $debian/containernetworking-plugins/.complete ] ||
         unpack containernetworking-plugins containernetworking-plugins
+    for runtime in containerd runc; do
+        [ -e $debian/$runtime/.complete ] || unpack $runtime $runtime
+    done
 }
 
 toolchain() {

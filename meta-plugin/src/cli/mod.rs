@@ -6,7 +6,9 @@ mod demo;
 mod explain;
 mod gc;
 pub mod history;
+mod install;
 mod status;
+mod uninstall;
 
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -51,6 +53,10 @@ enum Command {
     Gc(gc::Options),
     /// Be the node agent: keep in memory what pods need, and carry out what the plugin is asked for
     Agent(agent::Options),
+    /// Put this program where the container runtime looks for plugins
+    Install(install::Options),
+    /// Give the node back to its primary CNI
+    Uninstall(uninstall::Options),
     /// Be one bundled CNI plugin alone
     ///
     /// Called as any CNI plugin is: its variables in the environment, the configuration on stdin.
@@ -71,7 +77,7 @@ pub(crate) enum Format {
 }
 
 /// Options that several commands share.
-#[derive(Args)]
+#[derive(Args, Clone)]
 pub(crate) struct StateDir {
     /// The state folder: "cniDir" of the configuration
     #[arg(long, value_name = "DIR", default_value = STATE_DIR)]
@@ -94,6 +100,8 @@ pub fn run() -> ExitCode {
         Command::Status(options) => status::run(&options),
         Command::Gc(options) => gc::run(&options),
         Command::Agent(options) => agent::run(&options),
+        Command::Install(options) => install::run(&options),
+        Command::Uninstall(options) => uninstall::run(&options),
         Command::Delegate { plugin_type } => return delegate::run(&plugin_type),
         Command::Version => version(),
     };
