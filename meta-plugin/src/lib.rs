@@ -6,7 +6,10 @@
 pub mod check;
 pub mod cli;
 pub mod config;
+pub mod cri;
+pub mod devices;
 pub mod engine;
+pub mod grpc;
 pub mod lock;
 pub mod log;
 pub mod networks;

@@ -14,6 +14,7 @@ use serde_json::{Map, Value, json};
 use super::{Format, print, print_json, table};
 use crate::check::pod::UNLIMITED_BURST;
 use crate::config::{Config, OUR_TYPE};
+use crate::devices::Devices;
 use crate::networks;
 use crate::plan::{Plan, Planned, plan};
 use crate::store::{DirectoryStore, Store};
@@ -72,7 +73,8 @@ fn explain(options: &Options, bytes: &[u8]) -> Result<Plan, CniError> {
             format!("pod {}/{} is in no manifest of {}", options.namespace, options.pod, folder.display()),
         )
     })?;
-    let mut plan = plan(&config, networks::look_up(&config, Some(&pod), &store)?, &InterfaceName::parse("eth0")?)?;
+    let wanted = networks::look_up(&config, Some(&pod), &store)?;
+    let mut plan = plan(&config, wanted, &InterfaceName::parse("eth0")?, Devices::unasked())?;
     plan.warnings.extend(store.warnings());
     plan.warnings.extend(missing_plugins(&config, &plan));
     if pod.host_network {

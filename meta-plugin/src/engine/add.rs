@@ -16,6 +16,7 @@ use super::{
 };
 use crate::check::definition;
 use crate::config::StatusFor;
+use crate::devices::{Devices, info};
 use crate::lock::{ContainerLock, GcFence};
 use crate::networks;
 use crate::plan::{self, Plan, Planned};
@@ -33,8 +34,10 @@ impl Operation<'_> {
         self.wait_until_ready()?;
         let pod = self.find_pod()?;
         let interface = self.request.interface()?;
-        let plan =
-            plan::plan(&self.config, networks::look_up(&self.config, pod.as_ref(), self.store.as_ref())?, interface)?;
+        let wanted = networks::look_up(&self.config, pod.as_ref(), self.store.as_ref())?;
+        let container = self.request.container_id()?;
+        let devices = Devices::of_pod(&self.config, pod.as_ref(), &wanted, container, self.deadline)?;
+        let plan = plan::plan(&self.config, wanted, interface, devices)?;
         for warning in plan.warnings.iter().skip(self.config.warnings.len()) {
             tracing::warn!("{warning}");
         }
@@ -45,7 +48,6 @@ impl Operation<'_> {
         })?;
         refuse_host_namespace(&sandbox, &self.host)?;
         let binaries = self.find_binaries(&plan)?;
-        let container = self.request.container_id()?;
         let key = Key::new(container, interface, &self.own_network()?);
         records::fits_a_file(&key)?;
         let lock = locking::take(&self.config.cni_dir, container, self.deadline)?;
@@ -212,6 +214,8 @@ impl Operation<'_> {
                 })
                 .collect(),
             result: None,
+            device_info_file: planned.device_info_file.clone(),
+            device_info: None,
             links: Vec::new(),
         }
     }
@@ -285,6 +289,14 @@ fn interfaces_are_free(plan: &Plan, sandbox: &Namespace) -> Result<(), CniError>
     Ok(())
 }
 
+/// What the plugins of a network left of its device's description.
+fn read_device_info(planned: &Planned) -> Option<Value> {
+    info::read(planned.device_info_file.as_ref()?).unwrap_or_else(|problem| {
+        tracing::warn!("network {}: {problem}", planned.network);
+        None
+    })
+}
+
 /// The part of ADD that touches things.
 struct Adding<'a> {
     operation: &'a Operation<'a>,
@@ -299,6 +311,7 @@ impl Adding<'_> {
         for (position, planned) in plan.attachments.iter().enumerate() {
             let result = self.network(planned, position, record)?;
             record.attachments[position].set_result(&result)?;
+            record.attachments[position].device_info = read_device_info(planned);
             // Ours need not be on the disk before the end: an ADD that dies is undone as if all of them had been begun.
             if planned.delegates.iter().any(|delegate| matches!(delegate.runs, Runs::External { .. })) {
                 self.operation.records.write(record, false)?;
@@ -331,6 +344,7 @@ impl Adding<'_> {
             pod: Some(self.sandbox),
             group: record.group,
         };
+        self.prepare_device_info(planned);
         let mut previous: Option<CniResult> = None;
         for (index, delegate) in planned.delegates.iter().enumerate() {
             let failed = |e| delegate_failed(&planned.network, planned.interface.as_str(), &delegate.plugin_type, e);
@@ -361,6 +375,15 @@ impl Adding<'_> {
             };
         }
         Ok(previous.unwrap_or_default())
+    }
+
+    /// What a device is like is said for the plugins' and the status' sake; the network works without.
+    fn prepare_device_info(&self, planned: &Planned) {
+        let Some(file) = &planned.device_info_file else { return };
+        let of_device = planned.device.as_ref().map(|device| self.operation.config.device_info.of_device(device));
+        if let Err(problem) = info::prepare(file, of_device.as_deref()) {
+            tracing::warn!("network {}: {problem}", planned.network);
+        }
     }
 
     /// Runs another's plugin. The record on disk names its process while it runs, and is synced before the next.

@@ -9,6 +9,7 @@ use musubi_delegates::registry::Runs;
 use musubi_delegates::standalone;
 
 use super::{Operation, Target, by_name, joined, locking, withdraw};
+use crate::devices::Devices;
 use crate::networks;
 use crate::plan;
 use crate::record::{Key, Record, State};
@@ -132,7 +133,7 @@ impl Operation<'_> {
         let manifests = super::read_store(&self.config);
         let store = manifests.as_deref().unwrap_or(self.store.as_ref());
         let wanted = networks::default_only(&self.config, store)?;
-        let plan = plan::plan(&self.config, wanted, interface)?;
+        let plan = plan::plan(&self.config, wanted, interface, Devices::unasked())?;
         for planned in plan.attachments.iter().rev() {
             let Some(network) = &planned.list.name else { continue };
             let target = Target {

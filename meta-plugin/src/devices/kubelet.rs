@@ -1,0 +1,79 @@
+//! Asking the kubelet which devices it allocated to a pod, by its PodResources API. One connection, one to three calls: the
+//! pod's own devices, by `List` where `Get` is not served, and what the node has of devices at all where the pod has too
+//! few.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Instant;
+
+use musubi_delegates::cni::{CniError, code};
+use tonic::transport::Channel;
+use tonic::{Code, Status};
+
+use super::Pool;
+use crate::grpc;
+use crate::grpc::podresources::pod_resources_lister_client::PodResourcesListerClient;
+use crate::grpc::podresources::{
+    AllocatableResourcesRequest, ContainerDevices, GetPodResourcesRequest, ListPodResourcesRequest, PodResources,
+};
+use crate::store::Pod;
+
+/// What the kubelet behind a socket says of a pod whose networks want so many devices of each resource.
+///
+/// The kubelet allocates when it admits a pod, before it has the runtime make the sandbox. So a pod that it does not know is
+/// one it has not told us of yet, and asking again helps; one that it knows never gets another device.
+///
+/// # Errors
+/// Code 11: nobody answers in time, or the pod is not known yet.
+pub fn ask(socket: &Path, pod: &Pod, wanted: &BTreeMap<String, usize>, deadline: Instant) -> Result<Pool, CniError> {
+    let advice = "the kubelet says which devices a pod was allocated; \"podResourcesSocket\" is where it is asked";
+    grpc::wait(deadline, pool(socket, pod, wanted)).map_err(|e| {
+        let resources: Vec<String> = wanted.keys().map(|resource| format!("\"{}\"", resource.escape_debug())).collect();
+        e.context(format!("kubelet, devices of {}", resources.join(", "))).with_details(advice)
+    })
+}
+
+async fn pool(socket: &Path, pod: &Pod, wanted: &BTreeMap<String, usize>) -> Result<Pool, CniError> {
+    let channel = grpc::connect(socket).await?;
+    let mut kubelet = PodResourcesListerClient::new(channel).max_decoding_message_size(grpc::MAX_ANSWER);
+    let resources = pod_resources(&mut kubelet, pod).await?.ok_or_else(|| {
+        CniError::new(code::TRY_AGAIN, format!("pod {} is not known to it yet, so nothing is allocated", pod.key()))
+    })?;
+    let allocated = resources.containers.into_iter().flat_map(|container| container.devices).flat_map(pairs);
+    let pool = Pool::new(allocated, []);
+    if pool.has(wanted) {
+        return Ok(pool);
+    }
+    let node = kubelet.get_allocatable_resources(AllocatableResourcesRequest {}).await;
+    let node = node.map_err(|status| refused("GetAllocatableResources", &status))?.into_inner();
+    let allocatable = node.devices.into_iter().map(|device| device.resource_name).collect();
+    Ok(Pool { allocatable, ..pool })
+}
+
+/// What is allocated to a pod; `None` when the kubelet does not know it. `Get` is refused in the same way by a kubelet that
+/// does not serve it and for a pod that is not known (its code says neither), so `List` has the last word.
+async fn pod_resources(
+    kubelet: &mut PodResourcesListerClient<Channel>,
+    pod: &Pod,
+) -> Result<Option<PodResources>, CniError> {
+    let request = GetPodResourcesRequest { pod_name: pod.name.clone(), pod_namespace: pod.namespace.clone() };
+    match kubelet.get(request).await {
+        Ok(answer) => return Ok(answer.into_inner().pod_resources),
+        Err(status) if matches!(status.code(), Code::Unavailable | Code::Cancelled) => {
+            return Err(refused("Get", &status));
+        }
+        Err(_) => {}
+    }
+    let all = kubelet.list(ListPodResourcesRequest {}).await.map_err(|status| refused("List", &status))?;
+    let mut pods = all.into_inner().pod_resources.into_iter();
+    Ok(pods.find(|resources| resources.name == pod.name && resources.namespace == pod.namespace))
+}
+
+fn pairs(devices: ContainerDevices) -> impl Iterator<Item = (String, String)> {
+    let resource = devices.resource_name;
+    devices.device_ids.into_iter().map(move |id| (resource.clone(), id))
+}
+
+fn refused(call: &str, status: &Status) -> CniError {
+    CniError::new(code::TRY_AGAIN, format!("{call} is refused: {}", grpc::words(status)))
+}

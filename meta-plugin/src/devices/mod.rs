@@ -1,0 +1,173 @@
+//! The devices that a pod's networks use: which of those that the kubelet allocated to the pod goes to which network. One
+//! allocator a pod, taken from in plan order, so that no device is handed out twice. Asking the kubelet is in [`kubelet`],
+//! the files that describe a device in [`info`].
+
+pub mod info;
+pub mod kubelet;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Instant;
+
+use musubi_delegates::cni::{CniError, ContainerId};
+
+use self::info::Folder;
+use crate::config::Config;
+use crate::networks::Wanted;
+use crate::store::Pod;
+
+/// A device allocated to a network.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Device {
+    /// The device plugin's resource.
+    pub resource: String,
+    /// Its id, which for a PCI device is the address.
+    pub id: String,
+}
+
+/// What a plan has of devices.
+#[derive(Debug, Clone, Default)]
+pub struct Devices {
+    pool: Option<Pool>,
+    files: Option<(Folder, ContainerId)>,
+}
+
+/// What the kubelet says of a pod.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Pool {
+    /// By resource, in the order they are taken: that of their texts, as in Multus. The kubelet's own order changes from
+    /// call to call.
+    allocated: BTreeMap<String, BTreeSet<String>>,
+    /// Resources of which the node has devices; others are mere numbers, such as those that tell where a bridge is.
+    allocatable: BTreeSet<String>,
+}
+
+/// What there is for a network that names a resource.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Taken {
+    /// A device, taken.
+    Device(Device),
+    /// No device is left.
+    None {
+        /// Whether the resource has devices on this node.
+        is_allocatable: bool,
+    },
+    /// Nobody was asked.
+    Unasked,
+}
+
+impl Pool {
+    /// Makes one of pairs of resource and device, and of the resources that have devices.
+    pub fn new(
+        allocated: impl IntoIterator<Item = (String, String)>,
+        allocatable: impl IntoIterator<Item = String>,
+    ) -> Self {
+        let mut pool = Self { allocatable: allocatable.into_iter().collect(), ..Self::default() };
+        for (resource, id) in allocated {
+            pool.allocated.entry(resource).or_default().insert(id);
+        }
+        pool
+    }
+
+    /// Whether it has so many devices of each resource.
+    fn has(&self, wanted: &BTreeMap<String, usize>) -> bool {
+        wanted.iter().all(|(resource, count)| self.allocated.get(resource).map_or(0, BTreeSet::len) >= *count)
+    }
+
+    fn take(&mut self, resource: &str) -> Taken {
+        match self.allocated.get_mut(resource).and_then(BTreeSet::pop_first) {
+            Some(id) => Taken::Device(Device { resource: resource.to_owned(), id }),
+            None => Taken::None { is_allocatable: self.allocatable.contains(resource) },
+        }
+    }
+}
+
+impl Devices {
+    /// For a plan of no pod's ADD: no network gets a device, and none is missed.
+    #[must_use]
+    pub fn unasked() -> Self {
+        Self::default()
+    }
+
+    /// For a plan of a pod whose allocation is known.
+    #[must_use]
+    pub fn of(pool: Pool) -> Self {
+        Self { pool: Some(pool), files: None }
+    }
+
+    /// For ADD. The kubelet is asked only if a network names a resource.
+    ///
+    /// # Errors
+    /// Code 11: the kubelet cannot be asked, or does not know the pod yet.
+    pub fn of_pod(
+        config: &Config,
+        pod: Option<&Pod>,
+        wanted: &[Wanted],
+        container: &ContainerId,
+        deadline: Instant,
+    ) -> Result<Self, CniError> {
+        let counts = count_resources(wanted);
+        let pool = match (pod, &config.pod_resources_socket) {
+            (Some(pod), Some(socket)) if !counts.is_empty() => kubelet::ask(socket, pod, &counts, deadline)?,
+            _ => Pool::default(),
+        };
+        Ok(Self { pool: Some(pool), files: Some((config.device_info.clone(), container.clone())) })
+    }
+
+    /// Takes the next device of a resource.
+    pub fn take(&mut self, resource: &str) -> Taken {
+        self.pool.as_mut().map_or(Taken::Unasked, |pool| pool.take(resource))
+    }
+
+    /// Where the device behind an interface of the pod is described; `None` where there is no pod.
+    #[must_use]
+    pub fn info_file(&self, interface: &str) -> Option<std::path::PathBuf> {
+        self.files.as_ref().map(|(folder, container)| folder.of_attachment(container.as_str(), interface))
+    }
+}
+
+/// How many networks name each resource.
+fn count_resources(wanted: &[Wanted]) -> BTreeMap<String, usize> {
+    let mut counts = BTreeMap::new();
+    for resource in wanted.iter().filter_map(|wanted| wanted.network.resource_name.as_ref()) {
+        *counts.entry(resource.clone()).or_default() += 1;
+    }
+    counts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pool(allocated: &[(&str, &str)], allocatable: &[&str]) -> Pool {
+        let pairs = allocated.iter().map(|(resource, id)| ((*resource).to_owned(), (*id).to_owned()));
+        Pool::new(pairs, allocatable.iter().map(|resource| (*resource).to_owned()))
+    }
+
+    fn device(resource: &str, id: &str) -> Taken {
+        Taken::Device(Device { resource: resource.to_owned(), id: id.to_owned() })
+    }
+
+    #[test]
+    fn each_device_is_taken_once_and_in_the_order_of_the_ids() {
+        let orders: [&[&str]; 2] =
+            [&["0000:03:02.3", "0000:03:02.1"], &["0000:03:02.1", "0000:03:02.3", "0000:03:02.1"]];
+        for ids in orders {
+            let allocated: Vec<_> = ids.iter().map(|id| ("a.com/vf", *id)).chain([("b.com/nic", "7")]).collect();
+            let mut devices = Devices::of(pool(&allocated, &["a.com/vf"]));
+            assert_eq!(devices.take("a.com/vf"), device("a.com/vf", "0000:03:02.1"));
+            assert_eq!(devices.take("b.com/nic"), device("b.com/nic", "7"));
+            assert_eq!(devices.take("a.com/vf"), device("a.com/vf", "0000:03:02.3"));
+            assert_eq!(devices.take("a.com/vf"), Taken::None { is_allocatable: true });
+            assert_eq!(devices.take("b.com/nic"), Taken::None { is_allocatable: false });
+            assert_eq!(devices.take("a.com"), Taken::None { is_allocatable: false });
+        }
+        assert_eq!(Devices::unasked().take("a.com/vf"), Taken::Unasked);
+    }
+
+    #[test]
+    fn the_same_id_of_two_resources_is_two_devices() {
+        let mut devices = Devices::of(pool(&[("a.com/x", "0"), ("a.com/y", "0")], &[]));
+        assert_eq!(devices.take("a.com/y"), device("a.com/y", "0"));
+        assert_eq!(devices.take("a.com/x"), device("a.com/x", "0"));
+    }
+}
