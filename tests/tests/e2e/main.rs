@@ -7,6 +7,7 @@ mod annotations;
 mod bad_input;
 mod concurrency;
 mod demo;
+mod devices;
 mod examples;
 mod explain;
 mod faults;
