@@ -39,6 +39,7 @@ struct State {
     allocatable: BTreeSet<String>,
     get: Get,
     delay: Duration,
+    rejects: usize,
     calls: Vec<String>,
 }
 
@@ -98,6 +99,11 @@ impl Kubelet {
         self.state().delay = delay;
     }
 
+    /// Has it reject so many calls, as it does with more than it serves in a second.
+    pub fn reject(&self, calls: usize) {
+        self.state().rejects = calls;
+    }
+
     /// The calls so far, by name; they are forgotten.
     #[must_use]
     pub fn take_calls(&self) -> Vec<String> {
@@ -114,7 +120,11 @@ struct Answers(Arc<Mutex<State>>);
 
 impl Answers {
     /// Notes a call; what it sees is the state after the delay.
-    async fn call<T>(&self, name: &str, answer: impl FnOnce(&mut State) -> T) -> T {
+    async fn call<T>(
+        &self,
+        name: &str,
+        answer: impl FnOnce(&mut State) -> Result<T, Status>,
+    ) -> Result<Response<T>, Status> {
         let lock = || self.0.lock().expect("no test panics while it holds the state");
         let delay = {
             let mut state = lock();
@@ -126,15 +136,18 @@ impl Answers {
         for device in state.pods.iter_mut().flat_map(|pod| &mut pod.containers).flat_map(|c| &mut c.devices) {
             device.device_ids.reverse();
         }
-        answer(&mut state)
+        if state.rejects > 0 {
+            state.rejects -= 1;
+            return Err(Status::resource_exhausted("rejected by rate limit"));
+        }
+        answer(&mut state).map(Response::new)
     }
 }
 
 #[tonic::async_trait]
 impl PodResourcesLister for Answers {
     async fn list(&self, _: Request<ListPodResourcesRequest>) -> Result<Response<ListPodResourcesResponse>, Status> {
-        let pod_resources = self.call("List", |state| state.pods.clone()).await;
-        Ok(Response::new(ListPodResourcesResponse { pod_resources }))
+        self.call("List", |state| Ok(ListPodResourcesResponse { pod_resources: state.pods.clone() })).await
     }
 
     async fn get_allocatable_resources(
@@ -143,9 +156,10 @@ impl PodResourcesLister for Answers {
     ) -> Result<Response<AllocatableResourcesResponse>, Status> {
         let device =
             |resource: &String| ContainerDevices { resource_name: resource.clone(), device_ids: vec!["x".into()] };
-        let devices =
-            self.call("GetAllocatableResources", |state| state.allocatable.iter().map(device).collect()).await;
-        Ok(Response::new(AllocatableResourcesResponse { devices }))
+        self.call("GetAllocatableResources", |state| {
+            Ok(AllocatableResourcesResponse { devices: state.allocatable.iter().map(device).collect() })
+        })
+        .await
     }
 
     async fn get(&self, request: Request<GetPodResourcesRequest>) -> Result<Response<GetPodResourcesResponse>, Status> {
@@ -156,8 +170,7 @@ impl PodResourcesLister for Answers {
             Get::Served => {
                 let pod = state.pods.iter().find(|pod| pod.name == pod_name && pod.namespace == pod_namespace);
                 let missing = || Status::unknown(format!("pod {pod_name} in namespace {pod_namespace} not found"));
-                let pod = pod.cloned().ok_or_else(missing)?;
-                Ok(Response::new(GetPodResourcesResponse { pod_resources: Some(pod) }))
+                Ok(GetPodResourcesResponse { pod_resources: Some(pod.cloned().ok_or_else(missing)?) })
             }
         })
         .await

@@ -4,11 +4,11 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use musubi_delegates::cni::{CniError, code};
 use tonic::transport::Channel;
-use tonic::{Code, Status};
+use tonic::{Code, Response, Status};
 
 use super::Pool;
 use crate::grpc;
@@ -44,8 +44,8 @@ async fn pool(socket: &Path, pod: &Pod, wanted: &BTreeMap<String, usize>) -> Res
     if pool.has(wanted) {
         return Ok(pool);
     }
-    let node = kubelet.get_allocatable_resources(AllocatableResourcesRequest {}).await;
-    let node = node.map_err(|status| refused("GetAllocatableResources", &status))?.into_inner();
+    let node = patiently(async || kubelet.get_allocatable_resources(AllocatableResourcesRequest {}).await).await;
+    let node = node.map_err(|status| refused("GetAllocatableResources", &status))?;
     let allocatable = node.devices.into_iter().map(|device| device.resource_name).collect();
     Ok(Pool { allocatable, ..pool })
 }
@@ -57,16 +57,28 @@ async fn pod_resources(
     pod: &Pod,
 ) -> Result<Option<PodResources>, CniError> {
     let request = GetPodResourcesRequest { pod_name: pod.name.clone(), pod_namespace: pod.namespace.clone() };
-    match kubelet.get(request).await {
-        Ok(answer) => return Ok(answer.into_inner().pod_resources),
+    match patiently(async || kubelet.get(request.clone()).await).await {
+        Ok(answer) => return Ok(answer.pod_resources),
         Err(status) if matches!(status.code(), Code::Unavailable | Code::Cancelled) => {
             return Err(refused("Get", &status));
         }
         Err(_) => {}
     }
-    let all = kubelet.list(ListPodResourcesRequest {}).await.map_err(|status| refused("List", &status))?;
-    let mut pods = all.into_inner().pod_resources.into_iter();
+    let all = patiently(async || kubelet.list(ListPodResourcesRequest {}).await).await;
+    let mut pods = all.map_err(|status| refused("List", &status))?.pod_resources.into_iter();
     Ok(pods.find(|resources| resources.name == pod.name && resources.namespace == pod.namespace))
+}
+
+/// Calls again while there are too many calls: the kubelet serves 100 in a second, and 10 at once.
+async fn patiently<T>(mut call: impl AsyncFnMut() -> Result<Response<T>, Status>) -> Result<T, Status> {
+    let mut pause = Duration::from_millis(20);
+    loop {
+        match call().await {
+            Err(status) if status.code() == Code::ResourceExhausted => tokio::time::sleep(pause).await,
+            answer => return answer.map(Response::into_inner),
+        }
+        pause = (pause * 2).min(Duration::from_millis(500));
+    }
 }
 
 fn pairs(devices: ContainerDevices) -> impl Iterator<Item = (String, String)> {

@@ -128,6 +128,7 @@ fn a_kubelet_that_cannot_say_yet_is_asked_again_by_the_runtime() {
     assert_words(&message, &[VF, "kubelet", "in time"], "slow");
 
     kubelet.delay(Duration::from_millis(50));
+    kubelet.reject(3);
     let _ = hurried.add(&sandbox).result();
     assert_eq!(device_ids(&recorded::take(&hurried.scene.node)), ["", "1"]);
 }
