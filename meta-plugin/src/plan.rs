@@ -263,6 +263,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::devices::Pool;
     use crate::networks;
     use crate::store::{Definition, Pod, Store};
 
@@ -422,6 +423,34 @@ mod tests {
         let plan = plan_for(r#"[{"name":"a","cni-args":{"b":2,"c":3}}]"#, None, &ours(), definition).unwrap();
         let args = plan.attachments[1].delegates[0].conf.get("args").unwrap().to_string();
         assert_eq!(args, r#"{"x":1,"cni":{"a":1,"b":2,"c":3}}"#);
+    }
+
+    #[test]
+    fn devices_are_taken_in_plan_order() {
+        let config = Config::parse(&NetConf::parse(ours().to_string().as_bytes()).unwrap()).unwrap();
+        let list = ConfList::parse(br#"{"name":"n","plugins":[{"type":"sriov","x":1},{"type":"rdma"}]}"#).unwrap();
+        let wanted = ["a.com/vf", "b.com/vf", "a.com/vf"].map(|resource| Wanted {
+            network: Network { name: "n".into(), list: list.clone(), resource_name: Some(resource.into()) },
+            selection: None,
+        });
+        let allocated = [("b.com/vf", "7"), ("a.com/vf", "2"), ("a.com/vf", "1")];
+        let pool = Pool::new(allocated.map(|(resource, id)| (resource.to_owned(), id.to_owned())), []);
+        let interface = InterfaceName::parse("eth0").unwrap();
+        let plan = plan(&config, wanted.into(), &interface, Devices::of(pool)).unwrap();
+        let sent: Vec<String> = plan
+            .attachments
+            .iter()
+            .flat_map(|planned| &planned.delegates)
+            .map(|delegate| Value::Object(delegate.conf.0.clone()).to_string())
+            .collect();
+        let mut expected = Vec::new();
+        for id in [1, 7, 2] {
+            for head in [r#""type":"sriov","x":1"#, r#""type":"rdma""#] {
+                let tail = format!(r#""name":"n","cniVersion":"0.1.0","deviceID":"{id}","pciBusID":"{id}""#);
+                expected.push(format!("{{{head},{tail}}}"));
+            }
+        }
+        assert_eq!(sent, expected);
     }
 
     #[test]

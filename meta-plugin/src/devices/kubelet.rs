@@ -2,7 +2,7 @@
 //! pod's own devices, by `List` where `Get` is not served, and what the node has of devices at all where the pod has too
 //! few.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ use musubi_delegates::cni::{CniError, code};
 use tonic::transport::Channel;
 use tonic::{Code, Response, Status};
 
-use super::Pool;
+use super::{Pool, Users};
 use crate::grpc;
 use crate::grpc::podresources::pod_resources_lister_client::PodResourcesListerClient;
 use crate::grpc::podresources::{
@@ -18,22 +18,27 @@ use crate::grpc::podresources::{
 };
 use crate::store::Pod;
 
-/// What the kubelet behind a socket says of a pod whose networks want so many devices of each resource.
+/// What the kubelet behind a socket says of a pod some of whose networks name resources.
 ///
 /// The kubelet allocates when it admits a pod, before it has the runtime make the sandbox. So a pod that it does not know is
 /// one it has not told us of yet, and asking again helps; one that it knows never gets another device.
 ///
 /// # Errors
 /// Code 11: nobody answers in time, or the pod is not known yet.
-pub fn ask(socket: &Path, pod: &Pod, wanted: &BTreeMap<String, usize>, deadline: Instant) -> Result<Pool, CniError> {
+pub(super) fn ask(socket: &Path, pod: &Pod, users: &Users<'_>, deadline: Instant) -> Result<Pool, CniError> {
     let advice = "the kubelet says which devices a pod was allocated; \"podResourcesSocket\" is where it is asked";
-    grpc::wait(deadline, pool(socket, pod, wanted)).map_err(|e| {
-        let resources: Vec<String> = wanted.keys().map(|resource| format!("\"{}\"", resource.escape_debug())).collect();
-        e.context(format!("kubelet, devices of {}", resources.join(", "))).with_details(advice)
+    grpc::wait(deadline, pool(socket, pod, users)).map_err(|e| {
+        let for_networks = |(resource, networks): (&&str, &Vec<&str>)| {
+            let distinct: BTreeSet<&str> = networks.iter().copied().collect();
+            let names: Vec<&str> = distinct.into_iter().collect();
+            format!("\"{}\" for {}", resource.escape_debug(), names.join(" and "))
+        };
+        let wanted: Vec<String> = users.iter().map(for_networks).collect();
+        e.context(format!("devices of {}, from the kubelet", wanted.join(", "))).with_details(advice)
     })
 }
 
-async fn pool(socket: &Path, pod: &Pod, wanted: &BTreeMap<String, usize>) -> Result<Pool, CniError> {
+async fn pool(socket: &Path, pod: &Pod, users: &Users<'_>) -> Result<Pool, CniError> {
     let channel = grpc::connect(socket).await?;
     let mut kubelet = PodResourcesListerClient::new(channel).max_decoding_message_size(grpc::MAX_ANSWER);
     let resources = pod_resources(&mut kubelet, pod).await?.ok_or_else(|| {
@@ -41,7 +46,7 @@ async fn pool(socket: &Path, pod: &Pod, wanted: &BTreeMap<String, usize>) -> Res
     })?;
     let allocated = resources.containers.into_iter().flat_map(|container| container.devices).flat_map(pairs);
     let pool = Pool::new(allocated, []);
-    if pool.has(wanted) {
+    if pool.is_enough_for(users) {
         return Ok(pool);
     }
     let node = patiently(async || kubelet.get_allocatable_resources(AllocatableResourcesRequest {}).await).await;

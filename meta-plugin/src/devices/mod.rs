@@ -6,6 +6,7 @@ pub mod info;
 pub mod kubelet;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 use std::time::Instant;
 
 use musubi_delegates::cni::{CniError, ContainerId};
@@ -68,9 +69,11 @@ impl Pool {
         pool
     }
 
-    /// Whether it has so many devices of each resource.
-    fn has(&self, wanted: &BTreeMap<String, usize>) -> bool {
-        wanted.iter().all(|(resource, count)| self.allocated.get(resource).map_or(0, BTreeSet::len) >= *count)
+    /// Whether it has a device for each network.
+    fn is_enough_for(&self, users: &Users<'_>) -> bool {
+        users
+            .iter()
+            .all(|(resource, networks)| self.allocated.get(*resource).map_or(0, BTreeSet::len) >= networks.len())
     }
 
     fn take(&mut self, resource: &str) -> Taken {
@@ -105,9 +108,9 @@ impl Devices {
         container: &ContainerId,
         deadline: Instant,
     ) -> Result<Self, CniError> {
-        let counts = count_resources(wanted);
+        let users = by_resource(wanted);
         let pool = match (pod, &config.pod_resources_socket) {
-            (Some(pod), Some(socket)) if !counts.is_empty() => kubelet::ask(socket, pod, &counts, deadline)?,
+            (Some(pod), Some(socket)) if !users.is_empty() => kubelet::ask(socket, pod, &users, deadline)?,
             _ => Pool::default(),
         };
         Ok(Self { pool: Some(pool), files: Some((config.device_info.clone(), container.clone())) })
@@ -120,18 +123,22 @@ impl Devices {
 
     /// Where the device behind an interface of the pod is described; `None` where there is no pod.
     #[must_use]
-    pub fn info_file(&self, interface: &str) -> Option<std::path::PathBuf> {
+    pub fn info_file(&self, interface: &str) -> Option<PathBuf> {
         self.files.as_ref().map(|(folder, container)| folder.of_attachment(container.as_str(), interface))
     }
 }
 
-/// How many networks name each resource.
-fn count_resources(wanted: &[Wanted]) -> BTreeMap<String, usize> {
-    let mut counts = BTreeMap::new();
-    for resource in wanted.iter().filter_map(|wanted| wanted.network.resource_name.as_ref()) {
-        *counts.entry(resource.clone()).or_default() += 1;
+/// The networks that name each resource; one that is selected twice stands there twice.
+type Users<'a> = BTreeMap<&'a str, Vec<&'a str>>;
+
+fn by_resource(wanted: &[Wanted]) -> Users<'_> {
+    let mut users = Users::new();
+    for network in wanted.iter().map(|wanted| &wanted.network) {
+        if let Some(resource) = &network.resource_name {
+            users.entry(resource).or_default().push(&network.name);
+        }
     }
-    counts
+    users
 }
 
 #[cfg(test)]

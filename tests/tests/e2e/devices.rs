@@ -105,7 +105,7 @@ fn a_kubelet_that_cannot_say_yet_is_asked_again_by_the_runtime() {
     let refused = |case: &str, words: &[&str]| {
         let (code, message) = lab.add(&sandbox).error();
         assert_eq!(code, 11, "{case}: {message}");
-        assert_words(&message, &[&[VF, "kubelet"], words].concat(), case);
+        assert_words(&message, &[&["default/a", VF, "kubelet"], words].concat(), case);
         assert_eq!(recorded::take(&lab.scene.node).len(), 0, "{case}: nothing is begun");
         lab.scene.nothing_is_left(&[&sandbox], &[], case);
     };
@@ -335,6 +335,23 @@ fn an_add_that_fails_leaves_no_description() {
     kubelet.admit("default/web", &[&[(VF, &["1"])]]);
     let sandbox = lab.scene.sandbox("c1");
     assert_eq!(lab.add(&sandbox).error().0, 100);
+    lab.nothing_is_left(&sandbox);
+}
+
+#[test]
+fn a_killed_add_leaves_no_description_after_del() {
+    let lab = Lab::new();
+    let kubelet = lab.kubelet();
+    lab.describe("intel.com-vf-1", r#"{"type":"pci"}"#);
+    lab.scene.plugin("killer", "[ $CNI_COMMAND != ADD ] || kill -9 $PPID");
+    lab.network("a", Some(VF), &json!([{"type": "killer"}]));
+    lab.scene.node.pod("default", "web", "a");
+    kubelet.admit("default/web", &[&[(VF, &["1"])]]);
+    let sandbox = lab.scene.sandbox("c1");
+    let killed = lab.add(&sandbox);
+    assert!(!killed.ok && killed.stdout.is_empty(), "{killed:?}");
+    assert_eq!(lab.info_files().len(), 1, "what the plugins were to read");
+    lab.del(&sandbox).succeeded();
     lab.nothing_is_left(&sandbox);
 }
 
