@@ -153,7 +153,7 @@ fn about(file: &Path, problem: &dyn std::fmt::Display) -> String {
 fn parse(bytes: &[u8]) -> Result<Value, String> {
     let value: Value = serde_json::from_slice(bytes).map_err(|e| format!("it is not JSON: {e}"))?;
     let Value::Object(map) = &value else { return Err("it is no JSON object".to_owned()) };
-    if !map.get("type").and_then(Value::as_str).is_some_and(|kind| !kind.is_empty()) {
+    if map.get("type").and_then(Value::as_str).is_none_or(str::is_empty) {
         return Err("key \"type\" must be a text".to_owned());
     }
     if map.get("version").is_some_and(|version| !version.is_string()) {

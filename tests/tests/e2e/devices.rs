@@ -468,7 +468,7 @@ impl Lab {
 
     fn nothing_is_left(&self, sandbox: &Sandbox) {
         self.scene.nothing_is_left(&[sandbox], &[], "devices");
-        assert_eq!(self.info_files(), [PathBuf::new(); 0]);
+        assert_eq!(self.info_files(), Vec::<PathBuf>::new());
     }
 }
 
