@@ -190,7 +190,7 @@ impl Delegate for Bridge {
     }
 
     fn gc(&self, cx: &Context<'_>, valid: &[ValidAttachment]) -> Result<(), CniError> {
-        let rules = firewall::gc(cx.host, cx.network, valid);
+        let rules = firewall::gc(cx.host, cx.network, cx.mark, valid);
         rules.and(interface::ipam_gc(self.ipam.as_ref(), cx, valid))
     }
 }

@@ -11,6 +11,8 @@ use crate::cni::{
     CniArgs, CniError, CniResult, ConfigError, ContainerId, InterfaceName, NetConf, NetworkName, ValidAttachment,
     Version, code,
 };
+use crate::external::Surroundings;
+use crate::mark::Mark;
 use crate::netlink::{self, Link};
 use crate::netns::Namespace;
 
@@ -27,10 +29,14 @@ pub struct Context<'a> {
     pub path: &'a [PathBuf],
     /// Our state folder: locks of what pods share, the address index.
     pub state_dir: &'a Path,
+    /// What is left on the host of an attachment on record is marked with; `None` for a delegate called on its own.
+    pub mark: Option<Mark>,
     /// When the whole operation must have ended.
     pub deadline: Instant,
     /// The host's namespace.
     pub host: &'a Namespace,
+    /// What an external IPAM shares with the operation's other programs.
+    pub programs: Surroundings<'a>,
     /// Whether a link that pods share is left for an agent to remove once its last user is gone.
     pub agent_removes_shared: bool,
 }

@@ -42,13 +42,24 @@ pub struct ExecRequest<'a> {
     pub stdin: &'a [u8],
     /// When the plugin and all that it started are killed.
     pub deadline: Instant,
-    /// Further variables, set last.
-    pub extra_env: &'a [(String, String)],
+    /// What it shares with the other programs of its operation.
+    pub surroundings: Surroundings<'a>,
     /// A descriptor the plugin inherits: a lock that has to outlive this process while the plugin
     /// runs.
     pub inherit: Option<BorrowedFd<'a>>,
     /// Called with the process id, which is its group's too, once the plugin runs.
     pub on_spawn: Option<&'a mut dyn FnMut(u32)>,
+}
+
+/// What all programs of one operation share.
+#[derive(Clone, Copy, Default)]
+pub struct Surroundings<'a> {
+    /// The variables that they inherit; `None` is this process's own. No `CNI_…` among them goes on.
+    pub environment: Option<&'a [(String, String)]>,
+    /// The folder of the cgroup that they run in; `None` is this process's own.
+    pub cgroup: Option<&'a Path>,
+    /// Whether nobody waits for them any more: then they are killed.
+    pub is_cancelled: Option<&'a dyn Fn() -> bool>,
 }
 
 /// The plugin's program: the first executable file named `plugin_type` in the folders of `path`.
@@ -79,7 +90,11 @@ pub fn exec(mut request: ExecRequest<'_>) -> Result<Option<Value>, CniError> {
     if let Some(on_spawn) = request.on_spawn.as_mut() {
         on_spawn(group.id());
     }
-    let collected = group.run(request.stdin, request.deadline);
+    if let Some(cgroup) = request.surroundings.cgroup {
+        move_to_cgroup(group.id(), cgroup);
+    }
+    let is_cancelled = || request.surroundings.is_cancelled.is_some_and(|is_cancelled| is_cancelled());
+    let collected = group.run(request.stdin, request.deadline, &is_cancelled);
     let collected = collected.map_err(|interruption| interrupted(&request, &interruption, started.elapsed()))?;
     forward(&request, &collected);
     if collected.status.success() { printed(&request, &collected) } else { Err(failure(&request, &collected)) }
@@ -138,7 +153,7 @@ fn spawn(request: &ExecRequest<'_>) -> io::Result<Group> {
     let mut command = process::Command::new(request.plugin);
     command
         .env_clear()
-        .envs(environment(std::env::vars_os(), request))
+        .envs(environment(inherited(request), request))
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -165,12 +180,27 @@ fn environment(
         ("CNI_ARGS", OsString::from(request.args.to_string())),
         ("CNI_PATH", joined(request.path)),
     ];
-    let extra = request.extra_env.iter().map(|(key, value)| (OsString::from(key), OsString::from(value)));
     inherited
         .filter(|(key, _)| !key.as_encoded_bytes().starts_with(b"CNI_"))
         .chain(own.map(|(key, value)| (OsString::from(key), value)))
-        .chain(extra)
         .collect()
+}
+
+fn inherited(request: &ExecRequest<'_>) -> Box<dyn Iterator<Item = (OsString, OsString)>> {
+    match request.surroundings.environment {
+        Some(given) => {
+            let given: Vec<_> = given.iter().map(|(key, value)| (key.into(), value.into())).collect();
+            Box::new(given.into_iter())
+        }
+        None => Box::new(std::env::vars_os()),
+    }
+}
+
+/// Its memory then counts there. Where that cannot be done it counts with this process's, as it would have without.
+fn move_to_cgroup(pid: u32, cgroup: &Path) {
+    if let Err(error) = std::fs::write(cgroup.join("cgroup.procs"), pid.to_string()) {
+        tracing::debug!("plugin stays in its parent's cgroup: {}: {error}", cgroup.display());
+    }
 }
 
 fn joined(path: &[PathBuf]) -> OsString {
@@ -220,6 +250,9 @@ fn interrupted(request: &ExecRequest<'_>, interruption: &Interruption, after: Du
                 format!("{subject} was killed: it did not end in {:.1} s{said}", after.as_secs_f64()),
             )
             .with_details("find out what it waits for, or raise \"timeoutSeconds\"")
+        }
+        Interruption::Cancelled => {
+            CniError::new(code::TRY_AGAIN, format!("{subject} was killed: nobody waits for its result any more"))
         }
         Interruption::TooMuchOutput => CniError::new(
             code::DELEGATE,
@@ -326,7 +359,7 @@ mod tests {
                 path: &self.path,
                 stdin: b"{\"type\":\"plug\"}",
                 deadline: Instant::now() + Duration::from_secs(20),
-                extra_env: &[],
+                surroundings: Surroundings::default(),
                 inherit: None,
                 on_spawn: None,
             };
@@ -405,8 +438,8 @@ mod tests {
         let plugin = Scripted::new(
             r#"printf '{"in":%s,"seen":"%s|%s|%s|%s|%s|%s|%s"}' "$(cat)" "$CNI_COMMAND" "$CNI_CONTAINERID" "$CNI_NETNS" "$CNI_IFNAME" "$CNI_ARGS" "$CNI_PATH" "$X""#,
         );
-        let extra = [("X".to_owned(), "y".to_owned())];
-        let printed = plugin.run(|request| request.extra_env = &extra).unwrap().unwrap();
+        let variables = [("X", "y"), ("CNI_ARGS", "another's")].map(|(key, value)| (key.to_owned(), value.to_owned()));
+        let printed = plugin.run(|request| request.surroundings.environment = Some(&variables)).unwrap().unwrap();
         let folder = plugin.folder.path().display();
         assert_eq!(printed["in"], json!({"type": "plug"}));
         assert_eq!(printed["seen"], format!("ADD|c1|/run/netns/a|net1|IgnoreUnknown=1;A=b|{folder}:/opt/cni/bin|y"));
@@ -568,7 +601,7 @@ mod tests {
             let exit = [("EXIT".to_owned(), exit.to_owned())];
             let mut linger = |_| thread::sleep(Duration::from_millis(200));
             plugin.run(|request| {
-                request.extra_env = &exit;
+                request.surroundings.environment = Some(&exit);
                 request.on_spawn = Some(&mut linger);
             })
         };

@@ -16,8 +16,9 @@ use nix::errno::Errno;
 
 use crate::cni::{CniError, ConfigError, NetworkName, ValidAttachment, View, code};
 use crate::delegate::Attachment;
+use crate::mark::{Mark, fnv1a};
 use crate::netlink::address::ip_bytes;
-use crate::netlink::nftables::{BaseChain, COMMENT_MAX, Expressions, Family, JumpMap, Layer, Register, Table};
+use crate::netlink::nftables::{BaseChain, COMMENT_MAX, Chain, Expressions, Family, JumpMap, Layer, Register, Table};
 use crate::netlink::{MacAddress, Netlink, Result};
 use crate::netns::Namespace;
 use dispatch::{Dispatch, Entry, Key};
@@ -68,37 +69,48 @@ const _: () = assert!(CONTAINER_ID_MAX + INTERFACE_MAX + NETWORK_MAX + 2 < COMME
 
 /// Whose rules they are: one attachment. It names the chain they are in, for people (`nft list ruleset`) and for DEL.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Owner(String);
+pub struct Owner {
+    name: String,
+    /// The installation whose records speak of it; the chain carries it as a comment, which Linux before 5.10 does not keep.
+    mark: Option<Mark>,
+}
 
 impl Owner {
     /// The attachment of a container to a network by an interface. Names too long for a comment are shortened, with a
     /// hash of the whole.
     #[must_use]
     pub fn new(container_id: &str, network: &str, interface: &str) -> Self {
-        Self(format!(
+        let name = format!(
             "{}/{}/{}",
             shorten(container_id, CONTAINER_ID_MAX),
             shorten(interface, INTERFACE_MAX),
             shorten(network, NETWORK_MAX)
-        ))
+        );
+        Self { name, mark: None }
+    }
+
+    /// The same, of this installation.
+    #[must_use]
+    pub fn marked(self, mark: Option<Mark>) -> Self {
+        Self { mark, ..self }
     }
 
     /// Whose the rules of this attachment are.
     #[must_use]
     pub fn of(at: &Attachment<'_>) -> Self {
-        Self::new(at.container_id.as_str(), at.network.as_str(), at.interface.as_str())
+        Self::new(at.container_id.as_str(), at.network.as_str(), at.interface.as_str()).marked(at.mark)
     }
 
     /// Whether the attachment is to this network.
     #[must_use]
     pub fn is_in_network(&self, network: &str) -> bool {
-        self.0.splitn(3, '/').nth(2) == Some(&shorten(network, NETWORK_MAX))
+        self.name.splitn(3, '/').nth(2) == Some(&shorten(network, NETWORK_MAX))
     }
 
     /// Whether it is an attachment of this container by this interface, to whichever network.
     #[must_use]
     pub fn is_by(&self, container_id: &str, interface: &str) -> bool {
-        let mut names = self.0.splitn(3, '/');
+        let mut names = self.name.splitn(3, '/');
         names.next() == Some(&shorten(container_id, CONTAINER_ID_MAX))
             && names.next() == Some(&shorten(interface, INTERFACE_MAX))
     }
@@ -106,22 +118,29 @@ impl Owner {
     /// Whether it is an attachment of this container.
     #[must_use]
     pub fn is_of_container(&self, container_id: &str) -> bool {
-        self.0.split('/').next() == Some(&shorten(container_id, CONTAINER_ID_MAX))
+        self.container_id() == shorten(container_id, CONTAINER_ID_MAX)
+    }
+
+    /// The container's id, or what is kept of a very long one.
+    #[must_use]
+    pub fn container_id(&self) -> &str {
+        self.name.split('/').next().unwrap_or_default()
     }
 
     fn chain(&self) -> String {
-        format!("pod/{}", self.0)
+        format!("pod/{}", self.name)
     }
 
-    fn of_chain(chain: &str) -> Option<Self> {
-        let name = chain.strip_prefix("pod/")?;
-        (name.splitn(3, '/').count() == 3).then(|| Self(name.to_owned()))
+    fn of_chain(chain: &Chain) -> Option<Self> {
+        let name = chain.name.strip_prefix("pod/")?;
+        let mark = Mark::of_comment(&chain.comment);
+        (name.splitn(3, '/').count() == 3).then(|| Self { name: name.to_owned(), mark })
     }
 }
 
 impl fmt::Display for Owner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&self.name)
     }
 }
 
@@ -200,15 +219,22 @@ pub fn forget(host: &Namespace, owner: &Owner) -> std::result::Result<(), CniErr
     Ok(unmasquerade(nft, owner).and(uncheck_spoofing(nft, owner))?)
 }
 
-/// Takes away what is still there for attachments to this network other than the valid ones.
+/// Takes away what is still there for attachments to this network other than the valid ones. What another installation, or a
+/// delegate called on its own, has there is theirs.
 ///
 /// # Errors
 /// Code 100: the kernel's refusal.
-pub fn gc(host: &Namespace, network: &NetworkName, valid: &[ValidAttachment]) -> std::result::Result<(), CniError> {
+pub fn gc(
+    host: &Namespace,
+    network: &NetworkName,
+    mark: Option<Mark>,
+    valid: &[ValidAttachment],
+) -> std::result::Result<(), CniError> {
     let Some(nft) = open_if_known(host)? else { return Ok(()) };
+    let network = network.as_str();
     let valid: BTreeSet<Owner> =
-        valid.iter().map(|v| Owner::new(&v.container_id, network.as_str(), &v.interface)).collect();
-    let is_stale = |owner: &Owner| owner.is_in_network(network.as_str()) && !valid.contains(owner);
+        valid.iter().map(|v| Owner::new(&v.container_id, network, &v.interface).marked(mark)).collect();
+    let is_stale = |owner: &Owner| owner.is_in_network(network) && owner.mark == mark && !valid.contains(owner);
     for owner in masqueraded_owners(nft)?.iter().filter(|owner| is_stale(owner)) {
         unmasquerade(nft, owner)?;
     }
@@ -216,6 +242,16 @@ pub fn gc(host: &Namespace, network: &NetworkName, valid: &[ValidAttachment]) ->
         uncheck_spoofing(nft, owner)?;
     }
     Ok(())
+}
+
+/// All owners that attachments on record by this installation have, or once had.
+///
+/// # Errors
+/// Code 100: the kernel's refusal.
+pub fn owners_marked(host: &Namespace, mark: Mark) -> std::result::Result<BTreeSet<Owner>, CniError> {
+    let Some(nft) = open_if_known(host)? else { return Ok(BTreeSet::new()) };
+    let owners = masqueraded_owners(nft)?.into_iter().chain(spoof_checked_owners(nft)?);
+    Ok(owners.filter(|owner| owner.mark == Some(mark)).collect())
 }
 
 /// Reads `ipMasqBackend`, which may ask for nf_tables alone: we write no iptables rules.
@@ -331,9 +367,7 @@ fn shorten(name: &str, length: usize) -> String {
     if name.len() <= length {
         return name.to_owned();
     }
-    let hash = name
-        .bytes()
-        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+    let hash = fnv1a(name.bytes());
     let beginning: String = name
         .chars()
         .scan(0, |size, c| {

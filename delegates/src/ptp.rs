@@ -102,7 +102,7 @@ impl Delegate for Ptp {
     }
 
     fn gc(&self, cx: &Context<'_>, valid: &[ValidAttachment]) -> Result<(), CniError> {
-        let rules = firewall::gc(cx.host, cx.network, valid);
+        let rules = firewall::gc(cx.host, cx.network, cx.mark, valid);
         rules.and(self.ipam.gc(cx, valid))
     }
 }

@@ -160,8 +160,10 @@ impl Call<'_> {
             version: self.request.version,
             path: &self.request.path,
             state_dir: self.state_dir,
+            mark: None,
             deadline: Instant::now() + LIMIT,
             host: self.host,
+            programs: crate::external::Surroundings::default(),
             agent_removes_shared: false,
         }
     }

@@ -23,3 +23,15 @@ pub fn namespace_cookie(socket: BorrowedFd<'_>) -> Option<u64> {
     };
     (outcome == 0).then_some(cookie)
 }
+
+/// Has the C library serve all threads from so many pools of memory (mallopt(3), `M_ARENA_MAX`). Each thread would make one
+/// of its own otherwise, and what it frees would stay there. Other C libraries do not know it.
+pub fn limit_arenas(count: i32) {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: mallopt takes two integers and changes how later allocations are made, nothing that exists.
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, count);
+    }
+    #[cfg(not(target_env = "gnu"))]
+    let _ = count;
+}

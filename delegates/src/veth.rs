@@ -8,11 +8,14 @@ use nix::errno::Errno;
 use crate::cni::{CniError, CniResult, Interface, code};
 use crate::delegate::{Attachment, OwnedLink, Side};
 use crate::interface::{described, taken, undone};
+use crate::mark::Mark;
 use crate::netlink::link::OPERATIONAL;
 use crate::netlink::{Link, MacAddress, NewLink};
-use crate::netns::Family;
+use crate::netns::{Family, Namespace};
 use crate::random;
 
+/// How names of host ends begin.
+const HOST_PREFIX: &str = "veth";
 /// Names are random; a clash this often in a row is no chance.
 const NAME_TRIES: usize = 10;
 
@@ -49,10 +52,15 @@ impl Pair {
         let name = at.interface.as_str();
         let mac = wanted.mac.unwrap_or_else(MacAddress::random);
         for _ in 0..NAME_TRIES {
-            let host_name = random::interface_name("veth");
+            let host_name = random::interface_name(HOST_PREFIX);
             // A MAC of our choice is one that udev's MACAddressPolicy leaves alone (cni#943).
-            let host_mac = MacAddress::random();
+            let host_mac =
+                at.mark.map_or_else(MacAddress::random, |mark| mark.host_mac(at.container_id.as_str(), name));
             let host = NewLink::named(&host_name).mac(Some(host_mac)).mtu(wanted.mtu).master(wanted.master).up();
+            let host = match at.mark {
+                Some(mark) => host.group(mark.group()),
+                None => host,
+            };
             let peer = NewLink::named(name).mac(Some(mac)).mtu(wanted.mtu).in_namespace(pod);
             let peer = match at.group {
                 Some(group) => peer.group(group.get()),
@@ -149,8 +157,28 @@ pub fn host_end(at: &Attachment<'_>) -> Result<Option<Link>, CniError> {
     }
 }
 
+/// The host ends that attachments on record by an installation have, or once had: of its group, and a veth by kind and name.
+///
+/// # Errors
+/// The kernel cannot be asked.
+pub fn host_ends(host: &Namespace, mark: Mark) -> Result<Vec<Link>, CniError> {
+    let mut links = host.netlink.links()?;
+    links.retain(|link| is_host_end(link, mark));
+    Ok(links)
+}
+
+/// Whether a link is such a host end.
+#[must_use]
+pub fn is_host_end(link: &Link, mark: Mark) -> bool {
+    let digits = link.name.strip_prefix(HOST_PREFIX).unwrap_or_default();
+    link.group == mark.group()
+        && link.is_kind("veth")
+        && digits.len() == 8
+        && digits.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+}
+
 /// The host's end as a result tells of it, for when the pod's namespace is gone and the kernel has yet to take the pair
-/// apart. Both its name and its MAC are random, so a link that has both is the one.
+/// apart. Its name is random, and its MAC random or the attachment's own, so a link that has both is the one.
 ///
 /// # Errors
 /// The kernel cannot be asked.

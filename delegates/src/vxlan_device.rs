@@ -1,7 +1,7 @@
 //! What a VXLAN network has on the host: one VXLAN device and one bridge for each VNI, shared by the VNI's pods. Made for
 //! the first, compared with the configuration for every later one, removed after the last; all of it under the VNI's lock.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
 use std::num::NonZeroU32;
@@ -33,6 +33,8 @@ mod attribute {
     pub const LOCAL6: u16 = 17;
 }
 
+/// The kind of a VNI's lock.
+const LOCK: &str = "vxlan";
 /// First byte of the `IFLA_GROUP` of host links, before the VNI's three: recognisable, never 0 and within 31 bits.
 const GROUP_MARK: u32 = 0x4d00_0000;
 /// IPv4 or IPv6, UDP and VXLAN headers and the inner Ethernet header, in bytes (RFC 7348, 5).
@@ -457,7 +459,28 @@ fn flooded_to(cx: &Context<'_>, device: &Link) -> Result<BTreeSet<IpAddr>, CniEr
 }
 
 fn lock(state_dir: &Path, vni: Vni) -> Result<SharedLock, CniError> {
-    shared::lock(state_dir, "vxlan", &vni.to_string())
+    shared::lock(state_dir, LOCK, &vni.to_string())
+}
+
+/// The VNIs that this installation has a device or a bridge for and no pod, each with its links' names: left behind, or left
+/// to an agent to remove. [`remove_if_unused`] takes them away.
+///
+/// # Errors
+/// The kernel cannot be asked.
+pub fn unused(host: &Namespace, state_dir: &Path) -> Result<BTreeMap<Vni, Vec<String>>, CniError> {
+    let links = host.netlink.links()?;
+    let mut made: BTreeMap<Vni, Vec<&Link>> = BTreeMap::new();
+    for link in &links {
+        if let Some(vni) = Vni::of_link(link).filter(|vni| shared::was_locked(state_dir, LOCK, &vni.to_string())) {
+            made.entry(vni).or_default().push(link);
+        }
+    }
+    let has_pods = |vni: &Vni, own: &[&Link]| {
+        let bridges: Vec<u32> = own.iter().flat_map(|link| link.master.into_iter().chain([link.index])).collect();
+        links.iter().any(|port| port.name != vni.device_name() && port.master.is_some_and(|m| bridges.contains(&m)))
+    };
+    made.retain(|vni, own| !has_pods(vni, own));
+    Ok(made.into_iter().map(|(vni, own)| (vni, own.iter().map(|link| link.name.clone()).collect())).collect())
 }
 
 /// Removes a VNI's device and bridge if no pod uses them; whether they are gone. `bridge` is the configured name, for

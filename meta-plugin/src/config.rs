@@ -14,7 +14,11 @@ use crate::devices::info;
 /// Our plugin type, which no network of ours may hold.
 pub const OUR_TYPE: &str = "musubi";
 
-const KEYS: &[&str] = &[
+/// Where the agent listens unless a configuration says otherwise.
+pub const AGENT_SOCKET: &str = "/run/musubi/musubi.sock";
+
+/// Every key of our configuration.
+pub(crate) const KEYS: &[&str] = &[
     "cniVersion",
     "cniVersions",
     "name",
@@ -98,6 +102,10 @@ pub struct Config {
     pub bin_dir: PathBuf,
     /// Folder of manifests: the directory store.
     pub manifest_dir: Option<PathBuf>,
+    /// The API server's address and our credentials: the Kubernetes store, where no `manifest_dir` is given.
+    pub kubeconfig: Option<PathBuf>,
+    /// The agent's socket; `None` when no agent is to be asked.
+    pub agent_socket: Option<PathBuf>,
     /// File that must exist before the default network can be used.
     pub readiness_file: Option<PathBuf>,
     /// Pods may name definitions of their own and of the global namespaces only.
@@ -183,6 +191,8 @@ impl Config {
             cni_dir: absolute("cniDir", path("cniDir", "/var/lib/musubi")?)?,
             bin_dir: path("binDir", "/opt/cni/bin")?,
             manifest_dir: text(&view, "manifestDir")?.map(PathBuf::from),
+            kubeconfig: text(&view, "kubeconfig")?.map(PathBuf::from),
+            agent_socket: agent_socket(&view)?,
             readiness_file: text(&view, "readinessindicatorfile")?.map(PathBuf::from),
             namespace_isolation: view.bool("namespaceIsolation")?,
             global_namespaces: global_namespaces(&view)?,
@@ -215,7 +225,7 @@ impl Config {
     /// The version, the network's name or `cniDir` is wrong: without them no record is found.
     pub fn parse_for_del(conf: &NetConf) -> Result<Self, CniError> {
         const NEEDED: [&str; 3] = ["cniVersion", "name", "cniDir"];
-        const USEFUL: [&str; 3] = ["type", "manifestDir", "binDir"];
+        const USEFUL: [&str; 4] = ["type", "manifestDir", "binDir", "agentSocket"];
         let problem = match Self::parse(conf) {
             Ok(config) => return Ok(config),
             Err(problem) => problem,
@@ -250,6 +260,12 @@ impl Config {
 
 fn text<'a>(view: &View<'a>, key: &str) -> Result<Option<&'a str>, ConfigError> {
     Ok(view.string(key)?.filter(|text| !text.is_empty()))
+}
+
+/// An empty value means that no agent is asked.
+fn agent_socket(view: &View<'_>) -> Result<Option<PathBuf>, ConfigError> {
+    let socket = view.string("agentSocket")?.unwrap_or(AGENT_SOCKET);
+    Ok((!socket.is_empty()).then(|| PathBuf::from(socket)))
 }
 
 /// ADD and DEL need not be called in one working directory.
@@ -307,7 +323,7 @@ fn without_effect(view: &View<'_>) -> Result<Vec<String>, ConfigError> {
     if !cluster_network && given("defaultNetworks")? {
         lines.push(ignored("defaultNetworks", "\"clusterNetwork\" is not set"));
     }
-    if text(view, "kubeconfig")?.is_some() {
+    if text(view, "manifestDir")?.is_some() && text(view, "kubeconfig")?.is_some() {
         lines.push(ignored("kubeconfig", "pods and definitions are read from \"manifestDir\" alone"));
     }
     Ok(lines)
@@ -466,7 +482,7 @@ mod tests {
     fn keys_without_effect_are_warned_about() {
         let rows = [
             (json!({"isGateway": true}), "configuration key \"isGateway\" is not known and is ignored"),
-            (json!({"kubeconfig": "/k"}), "configuration key \"kubeconfig\" is ignored"),
+            (json!({"kubeconfig": "/k", "manifestDir": "/m"}), "configuration key \"kubeconfig\" is ignored"),
             (json!({"defaultNetworks": ["a"]}), "configuration key \"defaultNetworks\" is ignored"),
             (json!({"clusterNetwork": "a"}), "configuration key \"delegates\" is ignored"),
             (

@@ -16,6 +16,8 @@ use tonic::Status;
 use tonic::transport::{Channel, Endpoint, Uri};
 use tower_service::Service;
 
+use crate::cancel::{self, Cancel};
+
 /// The kubelet's PodResources API.
 #[allow(missing_docs, clippy::all, clippy::unwrap_used)]
 pub mod podresources {
@@ -45,15 +47,24 @@ pub async fn connect(socket: &Path) -> Result<Channel, CniError> {
     endpoint.connect_with_connector(Connected(Some(stream))).await.map_err(|e| unreachable(&e))
 }
 
-/// Waits for an answer until the deadline: with the runtime of the thread where it has one, else with one that lives as long
-/// as this call.
+/// Waits for an answer until the deadline, or until nobody wants it any more: with the runtime of the thread where it has
+/// one, else with one that lives as long as this call.
 ///
 /// # Errors
-/// The answer's own; code 11 when there was none in time, 5 when no runtime can be started.
-pub fn wait<T>(deadline: Instant, answer: impl Future<Output = Result<T, CniError>>) -> Result<T, CniError> {
+/// The answer's own; code 11 when there was none in time or it was cancelled, 5 when no runtime can be started.
+pub fn wait<T>(
+    deadline: Instant,
+    cancel: &Cancel,
+    answer: impl Future<Output = Result<T, CniError>>,
+) -> Result<T, CniError> {
     let in_time = async {
-        let late = |_| Err(CniError::new(code::TRY_AGAIN, "there was no answer in time"));
-        tokio::time::timeout_at(deadline.into(), answer).await.unwrap_or_else(late)
+        tokio::select! {
+            answer = answer => answer,
+            () = cancel.wait() => Err(cancel::gone()),
+            () = tokio::time::sleep_until(deadline.into()) => {
+                Err(CniError::new(code::TRY_AGAIN, "there was no answer in time"))
+            }
+        }
     };
     if let Ok(runtime) = Handle::try_current() {
         return runtime.block_on(in_time);

@@ -3,6 +3,8 @@
 //! One request is one walk: [`config`] and [`networks`] find out what is wanted, [`plan`] decides without any I/O, and
 //! [`engine`] carries it out, writing a [`record`] before it acts.
 
+pub mod agent;
+pub mod cancel;
 pub mod check;
 pub mod cli;
 pub mod config;

@@ -90,6 +90,19 @@ pub fn plan(
     Ok(Plan { attachments, warnings })
 }
 
+/// Plans one network for a pod that runs already; its selection names the interface.
+///
+/// # Errors
+/// As [`plan`].
+pub fn hot_plugged(config: &Config, wanted: Wanted, mut devices: Devices) -> Result<(Planned, Vec<String>), CniError> {
+    // Any place but the first, which is the default network's.
+    const PLACE: usize = 1;
+    let (name, mut warnings) = (wanted.network.name.clone(), Vec::new());
+    let unused = InterfaceName::parse("eth0")?;
+    let planned = attachment(config, wanted, PLACE, &unused, &mut devices, &mut warnings);
+    Ok((planned.map_err(|e| definition::in_network(&name, e))?, warnings))
+}
+
 fn attachment(
     config: &Config,
     wanted: Wanted,
@@ -265,13 +278,13 @@ mod tests {
     use super::*;
     use crate::devices::Pool;
     use crate::networks;
-    use crate::store::{Definition, Pod, Store};
+    use crate::store::{Definition, Pod, PodQuery, Store};
 
     /// One definition under every name.
     struct Everywhere(String);
 
     impl Store for Everywhere {
-        fn pod(&self, _: &str, _: &str) -> Result<Option<Pod>, CniError> {
+        fn pod(&self, _: &PodQuery<'_>) -> Result<Option<Pod>, CniError> {
             Ok(None)
         }
 

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 
 use musubi_delegates::cni::{CniError, CniResult, ContainerId, InterfaceName, NetworkName, Version};
 use musubi_delegates::delegate::{OwnedLink, Side};
+use musubi_delegates::mark::fnv1a;
 use musubi_delegates::netns::Identity;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -60,6 +61,9 @@ pub struct Record {
     pub args: String,
     /// Folders with plugin binaries.
     pub path: Vec<PathBuf>,
+    /// Id of the request that ADD was.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub request_id: String,
     /// The process of ours that works on it, or did last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub worker: Option<Running>,
@@ -266,11 +270,7 @@ impl Key {
     /// The `IFLA_GROUP` of its links: 31 bits of a hash over all three, never 0.
     #[must_use]
     pub fn group(&self) -> NonZeroU32 {
-        // FNV-1a, which stays the same over versions of ours and of Rust.
-        let text = self.file_name();
-        let hash = text
-            .bytes()
-            .fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3));
+        let hash = fnv1a(self.file_name().bytes());
         let folded = (hash ^ (hash >> 32)) as u32 & 0x7fff_ffff;
         NonZeroU32::new(folded).unwrap_or(NonZeroU32::MIN)
     }

@@ -13,7 +13,7 @@ use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 use crate::record::{Key, Record, State, VERSION};
 
 /// What a record's file holds.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub enum Stored {
     /// A record.
     Whole(Box<Record>),
@@ -268,6 +268,7 @@ mod tests {
             manifest_dir: None,
             args: String::new(),
             path: Vec::new(),
+            request_id: String::new(),
             worker: None,
             running: None,
             failed_deletes: 0,

@@ -165,7 +165,7 @@ impl Request {
 /// than the configuration is refused (code 1), and so is work in this process's own network
 /// namespace, before the handler is called (code 8).
 pub fn serve(handler: impl FnOnce(&Request) -> Result<Option<Value>, CniError>) -> ExitCode {
-    std::panic::set_hook(Box::new(remember_panic));
+    quieten_panics();
     let env = |name: &str| std::env::var_os(name).map(|value| value.to_string_lossy().into_owned());
     let (text, ok) = answer(&env, &mut io::stdin().lock(), handler);
     let mut stdout = io::stdout().lock();
@@ -180,13 +180,16 @@ pub fn answer(
     handler: impl FnOnce(&Request) -> Result<Option<Value>, CniError>,
 ) -> (String, bool) {
     let version = Cell::new(Version::LATEST);
-    let work = || perform(&read(env, stdin, &version)?, handler);
-    let outcome = catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| Err(internal_error(panic.as_ref())));
-    match outcome {
+    match guarded(|| perform(&read(env, stdin, &version)?, handler)) {
         Ok(None) => (String::new(), true),
         Ok(Some(value)) => (value.to_string(), true),
         Err(error) => (error.to_json(version.get()).to_string(), false),
     }
+}
+
+/// Does some work; a panic in it is an error like any other.
+pub fn guarded<T>(work: impl FnOnce() -> Result<T, CniError>) -> Result<T, CniError> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| Err(internal_error(panic.as_ref())))
 }
 
 /// Reads a request, and tells `version` as soon as it is known: an error object is of the
@@ -313,6 +316,11 @@ fn is_same_file(a: &Metadata, b: &Metadata) -> bool {
 
 /// Where the last panic was: the payload that is caught does not say.
 static PANICKED_AT: Mutex<Option<String>> = Mutex::new(None);
+
+/// Has panics speak through the error that [`guarded`] makes of them.
+pub fn quieten_panics() {
+    std::panic::set_hook(Box::new(remember_panic));
+}
 
 /// In place of the default hook, whose lines on stderr say nothing to who runs a cluster.
 fn remember_panic(info: &std::panic::PanicHookInfo<'_>) {

@@ -45,6 +45,8 @@ pub(super) enum Interruption {
         /// The end of its stderr.
         stderr: Vec<u8>,
     },
+    /// Nobody waits for it any more.
+    Cancelled,
     /// It printed more than [`STDOUT_MAX`].
     TooMuchOutput,
     /// The pipes or the process could not be used.
@@ -77,7 +79,12 @@ impl Group {
 
     /// Writes `stdin`, reads what is printed, and waits for the process itself to end. Whoever else
     /// still holds the pipes then (a daemon it started) is not waited for.
-    pub fn run(mut self, stdin: &[u8], deadline: Instant) -> Result<Collected, Interruption> {
+    pub fn run(
+        mut self,
+        stdin: &[u8],
+        deadline: Instant,
+        is_cancelled: &dyn Fn() -> bool,
+    ) -> Result<Collected, Interruption> {
         let Some(child) = self.child.as_mut() else {
             return Err(io::Error::from(ErrorKind::NotFound).into());
         };
@@ -93,6 +100,9 @@ impl Group {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return Err(Interruption::Deadline { stderr: std::mem::take(&mut pipes.said) });
+            }
+            if is_cancelled() {
+                return Err(Interruption::Cancelled);
             }
             pause = if moved { SHORTEST_PAUSE } else { (pause * 2).min(LONGEST_PAUSE) };
             pipes.wait(pause.min(left))?;
@@ -279,7 +289,7 @@ mod tests {
     #[test]
     fn of_stderr_the_end_is_kept() {
         let soon = Instant::now() + Duration::from_secs(20);
-        let collected = shell("head -c 300000 /dev/zero >&2; echo end >&2").run(b"", soon).ok().unwrap();
+        let collected = shell("head -c 300000 /dev/zero >&2; echo end >&2").run(b"", soon, &|| false).ok().unwrap();
         assert!(collected.stderr.ends_with(b"\0\0end\n"));
         assert_eq!(collected.stderr.len(), STDERR_KEPT);
     }

@@ -4,6 +4,7 @@
 use nix::errno::Errno;
 
 use super::Owner;
+use crate::mark::Mark;
 use crate::netlink::nftables::{BaseChain, Expressions, JumpMap, Register, Rule, Table, Transaction};
 use crate::netlink::{Netlink, Result};
 
@@ -72,25 +73,25 @@ impl Dispatch {
 
     /// All who have a chain.
     pub fn owners(&self, nft: &Netlink) -> Result<Vec<Owner>> {
-        let mut owners: Vec<Owner> =
-            nft.chains(self.table)?.iter().filter_map(|chain| Owner::of_chain(chain)).collect();
+        let mut owners: Vec<Owner> = nft.chains(self.table)?.iter().filter_map(Owner::of_chain).collect();
         owners.sort();
         Ok(owners)
     }
 
     fn attachment(&self, nft: &Netlink, owner: &Owner, entries: &[Entry]) -> Result<Transaction> {
         let chain = owner.chain();
+        let mark = owner.mark.map(Mark::comment).unwrap_or_default();
         // What the base chain leads to cannot be gone while it stands. Making it anew would cost a grace period: the rules it
         // had are released after one, and a process that ends waits for that.
         let setup = if self.has_base(nft)? { Transaction::default() } else { self.setup() };
-        let changes = entries.iter().fold(setup.inner_chain(self.table, &chain), |changes, entry| {
+        let changes = entries.iter().fold(setup.inner_chain(self.table, &chain, &mark), |changes, entry| {
             changes.rule(self.table, &chain, &entry.rule, &entry.note, self.feature)
         });
         distinct_keys(entries).into_iter().try_fold(changes, |changes, entry| {
             let Entry { key, value, .. } = entry;
             let taken = nft.jump_of(self.table, key.map, value)?.is_some();
             Ok(if taken && self.shares {
-                changes.rule(self.table, SHARED, shared_rule(entry, &chain), &owner.0, "")
+                changes.rule(self.table, SHARED, shared_rule(entry, &chain), &owner.name, "")
             } else if taken {
                 changes.delete_jump(self.table, key.map, value).jump(self.table, key.map, value, &chain)
             } else {
@@ -103,7 +104,7 @@ impl Dispatch {
     fn setup(&self) -> Transaction {
         let mut changes = Transaction::default().table(self.table);
         if self.shares {
-            changes = changes.inner_chain(self.table, SHARED);
+            changes = changes.inner_chain(self.table, SHARED, "");
         }
         for key in self.keys {
             changes = changes.map(self.table, key.map);
@@ -134,7 +135,7 @@ impl Dispatch {
         for (map, value) in self.ways(nft, &chain)? {
             changes = changes.delete_jump(self.table, map, &value);
         }
-        for rule in nft.rules_with(self.table, SHARED, |comment| comment == owner.0)? {
+        for rule in nft.rules_with(self.table, SHARED, |comment| comment == owner.name)? {
             changes = changes.delete_rule(self.table, SHARED, rule.handle);
         }
         nft.transaction(changes)?;
@@ -172,7 +173,7 @@ impl Dispatch {
                 continue;
             }
             let expected = Expressions::describe(shared_rule(entry, &chain));
-            let shared = nft.rules_with(self.table, SHARED, |comment| comment == owner.0)?;
+            let shared = nft.rules_with(self.table, SHARED, |comment| comment == owner.name)?;
             if !shared.iter().any(|rule| rule.expressions == expected) {
                 return Ok(false);
             }

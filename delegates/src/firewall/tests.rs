@@ -60,7 +60,7 @@ fn write_foreign(nft: &Netlink) {
             .table(FOREIGN)
             .chain(FOREIGN, base, MASQUERADE.feature)
             .rule(FOREIGN, base.name, &address.rule, "theirs", MASQUERADE.feature)
-            .inner_chain(FOREIGN, &chain)
+            .inner_chain(FOREIGN, &chain, "")
             .map(FOREIGN, SOURCE_V4.map)
             .jump(FOREIGN, SOURCE_V4.map, &address.value, &chain),
     )
@@ -175,7 +175,7 @@ fn chains_that_somebody_emptied_leave_nothing_behind() {
         let addresses = nets(&["10.1.0.2/24", "fd00:1::2/64"]);
         let empty_all = |dispatch: Dispatch| {
             let chains = nft.chains(dispatch.table).unwrap();
-            let changes = chains.iter().fold(Transaction::default(), |c, chain| c.flush(dispatch.table, chain));
+            let changes = chains.iter().fold(Transaction::default(), |c, chain| c.flush(dispatch.table, &chain.name));
             nft.transaction(changes).unwrap();
         };
         for id in ["a", "b"] {
@@ -206,7 +206,7 @@ fn a_kernel_without_nat_is_told_so() {
         let changes = Transaction::default().table(MASQUERADE.table).chain(MASQUERADE.table, base, MASQUERADE.feature);
         let error = nft.transaction(changes).unwrap_err().to_string();
         assert!(error.contains("create chain postrouting") && error.contains("nft_chain_nat"), "{error}");
-        assert_eq!(nft.chains(MASQUERADE.table).unwrap(), [""; 0]);
+        assert_eq!(nft.chains(MASQUERADE.table).unwrap(), []);
     });
 }
 
@@ -282,7 +282,7 @@ fn the_tables_of_others_stay_as_they_are() {
         check_spoofing(&nft, &pod("a"), "veth1", mac(1)).unwrap();
         unmasquerade(&nft, &pod("a")).unwrap();
         uncheck_spoofing(&nft, &pod("a")).unwrap();
-        gc(&Namespace::current().unwrap(), &network, &[]).unwrap();
+        gc(&Namespace::current().unwrap(), &network, None, &[]).unwrap();
         assert_eq!(read_foreign(&nft), before);
     });
 }
@@ -301,12 +301,50 @@ fn gc_keeps_the_valid_and_other_networks() {
         gc(
             &Namespace::current().unwrap(),
             &network,
+            None,
             &[ValidAttachment { container_id: "a".into(), interface: "net1".into() }],
         )
         .unwrap();
         let left = [owners[0].clone(), owners[2].clone()];
         assert_eq!(masqueraded_owners(&nft).unwrap(), left);
         assert_eq!(spoof_checked_owners(&nft).unwrap(), left);
+    });
+}
+
+#[test]
+fn a_mark_tells_whose_records_speak_of_an_owner() {
+    in_own_namespace(|| {
+        let places = [(); 2].map(|()| tempfile::tempdir().unwrap());
+        let [ours, theirs] = places.each_ref().map(|place| Mark::of(place.path()));
+        let (nft, host) = (Netlink::netfilter().unwrap(), Namespace::current().unwrap());
+        let owners = [pod("ours").marked(ours), pod("theirs").marked(theirs), pod("alone")];
+        for (owner, interface) in owners.iter().zip(["veth1", "veth2", "veth3"]) {
+            masquerade(&nft, owner, &nets(&["10.1.0.2/24"])).unwrap();
+            check_spoofing(&nft, owner, interface, mac(1)).unwrap();
+        }
+        assert_eq!(owners_marked(&host, ours.unwrap()).unwrap(), BTreeSet::from([owners[0].clone()]));
+        forget(&host, &owners[0]).unwrap();
+        assert!(owners_marked(&host, ours.unwrap()).unwrap().is_empty());
+        assert_eq!(spoof_checked_owners(&nft).unwrap(), [owners[2].clone(), owners[1].clone()]);
+    });
+}
+
+#[test]
+fn gc_takes_nothing_of_another_installation() {
+    in_own_namespace(|| {
+        let place = tempfile::tempdir().unwrap();
+        let mark = Mark::of(place.path());
+        let (nft, host) = (Netlink::netfilter().unwrap(), Namespace::current().unwrap());
+        let network = NetworkName::parse("lan").unwrap();
+        let alone = Owner::new("a", "lan", "net1");
+        let marked = Owner::new("b", "lan", "net1").marked(mark);
+        for (own, others) in [(None, &marked), (mark, &alone)] {
+            for owner in [&alone, &marked] {
+                masquerade(&nft, owner, &nets(&["10.1.0.2/24"])).unwrap();
+            }
+            gc(&host, &network, own, &[]).unwrap();
+            assert_eq!(masqueraded_owners(&nft).unwrap(), std::slice::from_ref(others));
+        }
     });
 }
 
@@ -350,7 +388,7 @@ fn an_owner_fits_into_a_comment_whatever_its_names() {
     assert_eq!(Owner::new(&id, "default/lan", "net1").to_string(), format!("{id}/net1/default/lan"));
     for (id, network) in [(&id[..], "n".repeat(300)), (&"d".repeat(300), "é".repeat(200))] {
         let owner = Owner::new(id, &network, "interface-of-15");
-        assert!(owner.0.len() < COMMENT_MAX, "{owner}");
+        assert!(owner.name.len() < COMMENT_MAX, "{owner}");
         assert!(owner.is_in_network(&network) && !owner.is_in_network(&format!("{network}n")), "{owner}");
         assert_ne!(owner, Owner::new(&format!("{id}{id}"), &network, "interface-of-15"));
     }

@@ -90,7 +90,7 @@ impl External {
             path: at.path,
             stdin: &at.conf.to_bytes(),
             deadline: at.deadline,
-            extra_env: &[],
+            surroundings: at.programs,
             inherit: None,
             on_spawn: None,
         })
@@ -111,7 +111,7 @@ impl External {
                 path: cx.path,
                 stdin: &conf.to_bytes(),
                 deadline: cx.deadline,
-                extra_env: &[],
+                surroundings: cx.programs,
                 inherit: None,
                 on_spawn: None,
             })

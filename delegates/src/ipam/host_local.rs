@@ -114,7 +114,8 @@ impl HostLocal {
     pub fn add(&self, at: &Attachment<'_>) -> Result<CniResult, CniError> {
         let dns = self.resolv_conf.as_deref().map(resolv_conf::read).transpose()?.unwrap_or_default();
         let requested = self.requested(at.args)?;
-        let ips = self.allocate(&self.store(at.state_dir), at.deadline, &owner(at), &requested)?;
+        let ips =
+            self.allocate(&self.store(at.state_dir).recorded(at.mark.is_some()), at.deadline, &owner(at), &requested)?;
         Ok(CniResult { ips, routes: self.routes.clone(), dns, ..CniResult::default() })
     }
 

@@ -2,7 +2,7 @@
 //! all others. It is a shortcut only: it says by itself whether it is complete, and where it is not the folder is read.
 //!
 //! The index of a folder is a folder of symbolic links that point nowhere: `<container id>:<interface>` → `ours 10.1.0.5
-//! fd00::5` (`seen` where another program made the reservation). A link is written in one system call, and a power cut
+//! fd00::5` (`alone` where the delegate was called on its own, `seen` where another program made the reservation). A link is written in one system call, and a power cut
 //! cannot leave it empty.
 //!
 //! How a foreign writer is noticed: after each change, under the lock, both folders are given one and the same modification
@@ -28,6 +28,8 @@ use super::store::Owner;
 pub struct Entry {
     /// Whether an ADD of ours made the reservation.
     pub ours: bool,
+    /// Whether that was for an attachment on record, not by a delegate called on its own.
+    pub recorded: bool,
     /// Its addresses in this folder.
     pub addresses: Vec<IpAddr>,
 }
@@ -157,7 +159,7 @@ impl Index {
     pub fn rebuild(&self, found: &mut Entries) -> io::Result<()> {
         let known = self.entries()?;
         for (owner, entry) in found.iter_mut() {
-            entry.ours = known.get(owner).is_some_and(|known| known.ours);
+            (entry.ours, entry.recorded) = known.get(owner).map_or((false, false), |k| (k.ours, k.recorded));
             entry.addresses.sort();
             if known.get(owner) != Some(entry) {
                 self.put(owner, entry)?;
@@ -181,7 +183,12 @@ fn owner_of(name: &str) -> Option<Owner> {
 }
 
 fn encode(entry: &Entry) -> String {
-    let mut text = if entry.ours { "ours".to_string() } else { "seen".to_string() };
+    let word = match (entry.ours, entry.recorded) {
+        (true, true) => "ours",
+        (true, false) => "alone",
+        (false, _) => "seen",
+    };
+    let mut text = word.to_string();
     for address in &entry.addresses {
         text.push(' ');
         text.push_str(&address.to_string());
@@ -192,13 +199,14 @@ fn encode(entry: &Entry) -> String {
 fn decode(target: &Path) -> io::Result<Entry> {
     let parse = || {
         let mut words = target.to_str()?.split(' ');
-        let ours = match words.next()? {
-            "ours" => true,
-            "seen" => false,
+        let (ours, recorded) = match words.next()? {
+            "ours" => (true, true),
+            "alone" => (true, false),
+            "seen" => (false, false),
             _ => return None,
         };
         let addresses = words.map(|word| word.parse().ok()).collect::<Option<_>>()?;
-        Some(Entry { ours, addresses })
+        Some(Entry { ours, recorded, addresses })
     };
     parse().ok_or_else(|| io::Error::new(ErrorKind::InvalidData, "not an entry of a host-local index"))
 }
@@ -217,7 +225,7 @@ mod tests {
     use super::*;
 
     fn entry(ours: bool, addresses: &[&str]) -> Entry {
-        Entry { ours, addresses: addresses.iter().map(|address| address.parse().unwrap()).collect() }
+        Entry { ours, recorded: ours, addresses: addresses.iter().map(|address| address.parse().unwrap()).collect() }
     }
 
     fn places() -> (tempfile::TempDir, File, Index) {
@@ -251,6 +259,10 @@ mod tests {
         assert_eq!(link, Path::new("ours 10.1.0.5 fd00::5"));
         index.put(&owner, &entry(false, &["10.1.0.6"])).unwrap();
         assert_eq!(index.get(&owner).unwrap(), Some(entry(false, &["10.1.0.6"])));
+        let alone = Entry { recorded: false, ..entry(true, &["10.1.0.7"]) };
+        index.put(&owner, &alone).unwrap();
+        assert_eq!(fs::read_link(place.path().join("index/c1:eth0")).unwrap(), Path::new("alone 10.1.0.7"));
+        assert_eq!(index.get(&owner).unwrap(), Some(alone));
         index.put(&owner, &Entry::default()).unwrap();
         assert_eq!(index.get(&owner).unwrap(), None);
         assert_eq!(index.entries().unwrap(), Entries::new());

@@ -13,7 +13,7 @@ mod resolv_conf;
 pub mod static_addresses;
 pub mod store;
 
-pub use by_container::release_container;
+pub use by_container::{recorded, release_container};
 pub use external::External;
 pub use host_local::HostLocal;
 pub use static_addresses::Static;
@@ -256,8 +256,10 @@ mod testing {
                 version: self.conf.version().unwrap(),
                 path: &self.path,
                 state_dir: &self.state_dir(),
+                mark: None,
                 deadline: Instant::now() + Duration::from_secs(20),
                 host: &host,
+                programs: crate::external::Surroundings::default(),
                 agent_removes_shared: false,
             };
             question(&Attachment {

@@ -14,18 +14,24 @@ use super::store::{Folder, Held, Owner, StoreError};
 pub struct Store {
     folder: PathBuf,
     index: Option<PathBuf>,
+    recorded: bool,
 }
 
 impl Store {
     /// The reservations in a folder (`<dataDir>/<network>`), without an index: every lookup reads the folder.
     pub fn open(folder: impl Into<PathBuf>) -> Store {
-        Store { folder: folder.into(), index: None }
+        Store { folder: folder.into(), index: None, recorded: false }
     }
 
     /// The same with an index below our state folder. It is used where it can be and missed nowhere else.
     pub fn with_index(self, state_dir: &Path) -> Store {
         let index = Some(Index::path_for(state_dir, &self.folder));
         Store { index, ..self }
+    }
+
+    /// The same, for attachments on record: so the index says of what is reserved from here on.
+    pub fn recorded(self, recorded: bool) -> Store {
+        Store { recorded, ..self }
     }
 
     /// The folder.
@@ -38,7 +44,7 @@ impl Store {
     /// # Errors
     /// The folder cannot be made, locked before the deadline or read.
     pub fn lock(&self, deadline: Instant) -> Result<Reservations, StoreError> {
-        Reservations::of(Folder::lock(&self.folder, deadline)?, self.index.as_deref())
+        self.reservations(Folder::lock(&self.folder, deadline)?)
     }
 
     /// Locks a folder that exists; `None` where it does not, so that nobody holds anything.
@@ -47,7 +53,11 @@ impl Store {
     /// As [`Self::lock`].
     pub fn lock_existing(&self, deadline: Instant) -> Result<Option<Reservations>, StoreError> {
         let folder = Folder::lock_existing(&self.folder, deadline)?;
-        folder.map(|folder| Reservations::of(folder, self.index.as_deref())).transpose()
+        folder.map(|folder| self.reservations(folder)).transpose()
+    }
+
+    fn reservations(&self, folder: Folder) -> Result<Reservations, StoreError> {
+        Reservations::of(folder, self.index.as_deref(), self.recorded)
     }
 }
 
@@ -71,10 +81,11 @@ pub struct Reservations {
     scanned: Option<Entries>,
     /// Whether folder or index were touched since they were last sealed.
     changed: bool,
+    recorded: bool,
 }
 
 impl Reservations {
-    fn of(folder: Folder, index: Option<&Path>) -> Result<Reservations, StoreError> {
+    fn of(folder: Folder, index: Option<&Path>, recorded: bool) -> Result<Reservations, StoreError> {
         let index = index.and_then(|path| match Index::open(path.to_path_buf()) {
             Ok(index) => Some(index),
             Err(reason) => {
@@ -83,7 +94,7 @@ impl Reservations {
             }
         });
         let complete = index.as_ref().is_some_and(|index| index.is_complete(folder.handle()));
-        let mut reservations = Reservations { folder, index, scanned: None, changed: false };
+        let mut reservations = Reservations { folder, index, scanned: None, changed: false, recorded };
         if !complete {
             reservations.scan()?;
         }
@@ -149,7 +160,7 @@ impl Reservations {
                 return Err(unreadable);
             }
         };
-        let mut after = Entry { ours: true, addresses: before.addresses.clone() };
+        let mut after = Entry { ours: true, recorded: self.recorded, addresses: before.addresses.clone() };
         after.addresses.extend(claims.iter().map(|claim| claim.address));
         after.addresses.sort();
         after.addresses.dedup();

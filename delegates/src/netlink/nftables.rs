@@ -19,6 +19,7 @@ const CHAIN_NAME: u16 = 3;
 const CHAIN_HOOK: u16 = 4;
 const CHAIN_POLICY: u16 = 5;
 const CHAIN_TYPE: u16 = 7;
+const CHAIN_USERDATA: u16 = 12;
 const HOOK_NUMBER: u16 = 1;
 const HOOK_PRIORITY: u16 = 2;
 const POLICY_ACCEPT: u32 = 1;
@@ -49,7 +50,7 @@ const DATA_VERDICT: u16 = 2;
 
 /// The longest comment `nft` shows, its closing NUL included (`NFTNL_UDATA_COMMENT_MAXLEN`).
 pub const COMMENT_MAX: usize = 128;
-/// `NFTNL_UDATA_RULE_COMMENT`: how `nft` marks a comment in a rule's user data.
+/// `NFTNL_UDATA_RULE_COMMENT` and `NFTNL_UDATA_CHAIN_COMMENT`: how `nft` marks a comment in user data.
 const COMMENT: u8 = 0;
 /// `NFTNL_UDATA_SET_KEYBYTEORDER` and `BYTEORDER_HOST_ENDIAN`: how `nft` marks the order of a key's bytes.
 const KEY_BYTE_ORDER: u8 = 0;
@@ -115,6 +116,15 @@ pub struct JumpMap<'a> {
     pub key_in_host_order: bool,
 }
 
+/// A chain as the kernel holds it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Chain {
+    /// Its name, unique in the table.
+    pub name: String,
+    /// Its comment; empty when it has none.
+    pub comment: String,
+}
+
 /// A rule as the kernel holds it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rule {
@@ -177,13 +187,14 @@ impl Transaction {
         self.and(format!("create chain {} in {table}", chain.name), message, feature)
     }
 
-    /// Makes a chain that other chains jump to, unless it is there.
+    /// Makes a chain that other chains jump to, unless it is there. Kernels before 5.10 ignore the comment.
     #[must_use]
-    pub fn inner_chain(self, table: Table<'_>, name: &str) -> Self {
+    pub fn inner_chain(self, table: Table<'_>, name: &str, comment: &str) -> Self {
         let message = table
             .message(libc::NFT_MSG_NEWCHAIN, libc::NLM_F_CREATE)
             .text(CHAIN_TABLE, table.name)
-            .text(CHAIN_NAME, name);
+            .text(CHAIN_NAME, name)
+            .attr_if(CHAIN_USERDATA, write_comment(comment));
         self.and(format!("create chain {name} in {table}"), message, "")
     }
 
@@ -327,16 +338,17 @@ impl Netlink {
         none_if_absent(self.dump(request, |payload| read_rule(payload, &wanted)))
     }
 
-    /// The names of a table's chains; none when there is no such table.
+    /// A table's chains; none when there is no such table.
     ///
     /// # Errors
     /// The kernel's refusal.
-    pub fn chains(&self, table: Table<'_>) -> Result<Vec<String>> {
+    pub fn chains(&self, table: Table<'_>) -> Result<Vec<Chain>> {
         let request = Request::new(format!("list {table}"), table.message(libc::NFT_MSG_GETCHAIN, 0));
         none_if_absent(self.dump(request, |payload| {
             let attributes = Attributes(payload.get(4..)?);
             (attributes.get(CHAIN_TABLE).map(text)? == table.name).then_some(())?;
-            attributes.get(CHAIN_NAME).map(text)
+            let comment = read_comment(attributes.get(CHAIN_USERDATA)).to_owned();
+            Some(Chain { name: attributes.get(CHAIN_NAME).map(text)?, comment })
         }))
     }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use clap::Args;
@@ -12,12 +13,17 @@ use musubi_delegates::registry::Runs;
 use serde_json::{Map, Value, json};
 
 use super::{Format, print, print_json, table};
+use crate::cancel::Cancel;
 use crate::check::pod::UNLIMITED_BURST;
 use crate::config::{Config, OUR_TYPE};
 use crate::devices::Devices;
+use crate::engine::read_store;
 use crate::networks;
 use crate::plan::{Plan, Planned, plan};
-use crate::store::{DirectoryStore, Store};
+use crate::store::PodQuery;
+
+/// How long an API server that does not answer is waited for.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Options of `musubi explain`.
 #[derive(Args)]
@@ -34,6 +40,9 @@ pub struct Options {
     /// Folder of pod and definition manifests [default: the configuration's manifestDir]
     #[arg(long, value_name = "DIR")]
     manifests: Option<PathBuf>,
+    /// The cluster to read pod and definitions from [default: the configuration's kubeconfig]
+    #[arg(long, value_name = "FILE", conflicts_with = "manifests")]
+    kubeconfig: Option<PathBuf>,
     /// How to print
     #[arg(short, long, value_name = "FORMAT", default_value = "table")]
     output: Format,
@@ -62,18 +71,24 @@ fn explain(options: &Options, bytes: &[u8]) -> Result<Plan, CniError> {
     if let Some(folder) = &options.manifests {
         config.manifest_dir = Some(folder.clone());
     }
-    let folder = config.manifest_dir.as_ref().ok_or_else(|| {
-        CniError::new(code::CONFIG, "no place to read the pod from")
-            .with_details("give --manifests DIR, or set \"manifestDir\" in the configuration")
+    if let Some(file) = &options.kubeconfig {
+        (config.manifest_dir, config.kubeconfig) = (None, Some(file.clone()));
+    }
+    let store = read_store(&config, Instant::now() + PATIENCE, &Cancel::default())?;
+    if !store.knows_pods() {
+        return Err(CniError::new(code::CONFIG, "no place to read the pod from").with_details(
+            "give --manifests DIR or --kubeconfig FILE, or set \"manifestDir\" or \"kubeconfig\" in the configuration",
+        ));
+    }
+    let store = store.as_ref();
+    let pod = store.pod(&PodQuery::named(&options.namespace, &options.pod))?.ok_or_else(|| {
+        let place = match (&config.manifest_dir, &config.kubeconfig) {
+            (Some(folder), _) => format!("in no manifest of {}", folder.display()),
+            _ => "not in the cluster".to_owned(),
+        };
+        CniError::new(code::TRY_AGAIN, format!("pod {}/{} is {place}", options.namespace, options.pod))
     })?;
-    let store = DirectoryStore::read(folder)?;
-    let pod = store.pod(&options.namespace, &options.pod)?.ok_or_else(|| {
-        CniError::new(
-            code::TRY_AGAIN,
-            format!("pod {}/{} is in no manifest of {}", options.namespace, options.pod, folder.display()),
-        )
-    })?;
-    let wanted = networks::look_up(&config, Some(&pod), &store)?;
+    let wanted = networks::look_up(&config, Some(&pod), store)?;
     let mut plan = plan(&config, wanted, &InterfaceName::parse("eth0")?, Devices::unasked())?;
     plan.warnings.extend(store.warnings());
     plan.warnings.extend(missing_plugins(&config, &plan));

@@ -1,9 +1,11 @@
 //! The command line: one file a command. All printing goes through [`print`].
 
+mod agent;
 pub mod delegate;
 mod demo;
 mod explain;
 mod gc;
+pub mod history;
 mod status;
 
 use std::io::{self, Write};
@@ -47,6 +49,8 @@ enum Command {
     Status(status::Options),
     /// Release what pods that are gone have left behind
     Gc(gc::Options),
+    /// Be the node agent: keep in memory what pods need, and carry out what the plugin is asked for
+    Agent(agent::Options),
     /// Be one bundled CNI plugin alone
     ///
     /// Called as any CNI plugin is: its variables in the environment, the configuration on stdin.
@@ -89,6 +93,7 @@ pub fn run() -> ExitCode {
         Command::Explain(options) => explain::run(&options),
         Command::Status(options) => status::run(&options),
         Command::Gc(options) => gc::run(&options),
+        Command::Agent(options) => agent::run(&options),
         Command::Delegate { plugin_type } => return delegate::run(&plugin_type),
         Command::Version => version(),
     };

@@ -117,7 +117,7 @@ impl Row {
 }
 
 /// A duration as `kubectl` shows ages.
-fn age(seconds: u64) -> String {
+pub(super) fn age(seconds: u64) -> String {
     match seconds {
         0..120 => format!("{seconds}s"),
         120..7200 => format!("{}m", seconds / 60),

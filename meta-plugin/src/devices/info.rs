@@ -7,6 +7,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use musubi_delegates::cni::{CniError, code};
+use musubi_delegates::mark::{Mark, fnv1a};
 use nix::fcntl::OFlag;
 use serde_json::Value;
 
@@ -15,8 +16,6 @@ use super::Device;
 /// Bytes of a file beyond which it is no description of a device: real ones have a few hundred, and all that is published
 /// has to fit into a pod's annotations.
 const MAX_BYTES: u64 = 16 << 10;
-const OURS: &str = "musubi-";
-const ENDING: &str = "-device.json";
 
 /// The folder of device-info files.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,44 +32,16 @@ impl Folder {
     #[must_use]
     pub fn of_device(&self, device: &Device) -> PathBuf {
         let part = |text: &str| text.replace('/', "-");
-        self.0.join("dp").join(format!("{}-{}{ENDING}", part(&device.resource), part(&device.id)))
+        self.0.join("dp").join(format!("{}-{}-device.json", part(&device.resource), part(&device.id)))
     }
 
-    /// The file of an attachment. An interface's name is unique in its container, and a `:` is in neither.
+    /// The file of an attachment. Its name begins as the names of all of ours do; what it ends with tells it from that of
+    /// another installation, and of another attachment whose names make the same text.
     #[must_use]
-    pub fn of_attachment(&self, container: &str, interface: &str) -> PathBuf {
-        self.attachments().join(format!("{OURS}{container}:{interface}{ENDING}"))
-    }
-
-    /// The files of attachments of ours: each with its container and interface. Those that another wrote are left out.
-    ///
-    /// # Errors
-    /// Code 5: the folder cannot be read.
-    pub fn attached(&self) -> Result<Vec<(PathBuf, String, String)>, CniError> {
-        let folder = self.attachments();
-        let unreadable = |e: io::Error| CniError::new(code::IO, format!("{}: {e}", folder.display()));
-        let entries = match fs::read_dir(&folder) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            entries => entries.map_err(unreadable)?,
-        };
-        let mut found = Vec::new();
-        for entry in entries {
-            let name = entry.map_err(unreadable)?.file_name();
-            let Some(name) = name.to_str() else { continue };
-            // What a process that died was writing is its attachment's, too.
-            let name = name.strip_prefix('.').unwrap_or(name);
-            let owner = name.strip_prefix(OURS).and_then(|rest| rest.strip_suffix(ENDING)?.split_once(':'));
-            if let Some((container, interface)) = owner {
-                found.push((folder.join(name), container.to_owned(), interface.to_owned()));
-            }
-        }
-        found.sort();
-        found.dedup();
-        Ok(found)
-    }
-
-    fn attachments(&self) -> PathBuf {
-        self.0.join("cni")
+    pub fn of_attachment(&self, mark: Mark, container: &str, interface: &str) -> PathBuf {
+        let hash = fnv1a(format!("{container}:{interface}").bytes());
+        let hash = (hash ^ (hash >> 32)) & 0x00ff_ffff;
+        self.0.join("cni").join(format!("musubi-{container}-{interface}-{mark}{hash:06x}.json"))
     }
 }
 
@@ -191,6 +162,10 @@ mod tests {
         (temporary, folder)
     }
 
+    fn attachment(folder: &Folder) -> PathBuf {
+        folder.of_attachment(Mark::of(Path::new("/")).unwrap(), "c1", "net1")
+    }
+
     fn device(resource: &str, id: &str) -> Device {
         Device { resource: resource.to_owned(), id: id.to_owned() }
     }
@@ -208,28 +183,38 @@ mod tests {
     }
 
     #[test]
-    fn files_of_ours_say_whose_they_are() {
+    fn each_attachment_of_each_installation_has_a_file_of_its_own() {
+        let (temporary, folder) = folder();
+        let [mark, other] = [temporary.path(), &temporary.path().join("devinfo")].map(|path| Mark::of(path).unwrap());
+        let files = [
+            folder.of_attachment(mark, "c1", "net1"),
+            folder.of_attachment(other, "c1", "net1"),
+            folder.of_attachment(mark, "c1-a", "b"),
+            folder.of_attachment(mark, "c1", "a-b"),
+        ];
+        assert_eq!(files.iter().collect::<std::collections::BTreeSet<_>>().len(), files.len());
+        assert_eq!(folder.of_attachment(mark, "c1", "net1"), files[0], "the same each time");
+        let name = files[0].file_name().unwrap().to_str().unwrap();
+        assert!(name.starts_with(&format!("musubi-c1-net1-{mark}")) && name.ends_with(".json"), "{name}");
+    }
+
+    #[test]
+    fn what_is_removed_may_be_gone_already() {
         let (_temporary, folder) = folder();
-        assert_eq!(folder.attached().unwrap(), []);
-        let [first, second] = [folder.of_attachment("c1", "net1"), folder.of_attachment("c-2", "a-device.json")];
-        prepare(&first, None).unwrap();
-        for file in [&first, &second, &temporary(&second), &first.with_file_name("another-c1_net1")] {
-            fs::write(file, "{}").unwrap();
+        let file = attachment(&folder);
+        prepare(&file, None).unwrap();
+        for path in [temporary(&file), file.clone()] {
+            fs::write(&path, "{}").unwrap();
+            remove(&file).unwrap();
+            remove(&file).unwrap();
+            assert!(!path.exists(), "{}", path.display());
         }
-        let text = str::to_owned;
-        let expected = [(second, text("c-2"), text("a-device.json")), (first.clone(), text("c1"), text("net1"))];
-        assert_eq!(folder.attached().unwrap(), expected);
-        remove(&expected[0].0).unwrap();
-        remove(&first).unwrap();
-        remove(&first).unwrap();
-        assert_eq!(folder.attached().unwrap(), []);
-        assert!(first.with_file_name("another-c1_net1").exists());
     }
 
     #[test]
     fn a_description_is_copied_as_it_is_and_replaces_an_earlier_one() {
         let (_temporary, folder) = folder();
-        let (source, file) = (folder.of_device(&device("a.com/vf", "1")), folder.of_attachment("c1", "net1"));
+        let (source, file) = (folder.of_device(&device("a.com/vf", "1")), attachment(&folder));
         let text =
             r#"{ "type": "pci", "version": "1.1.0", "x": 1.50, "pci": {"pci-address": "0000:03:02.1", "numa": 1} }"#;
         prepare(&file, Some(&source)).unwrap();
@@ -248,7 +233,7 @@ mod tests {
     #[test]
     fn what_describes_no_device_is_named_and_not_copied() {
         let (_temporary, folder) = folder();
-        let (source, file) = (folder.of_device(&device("a.com/vf", "1")), folder.of_attachment("c1", "net1"));
+        let (source, file) = (folder.of_device(&device("a.com/vf", "1")), attachment(&folder));
         let rows = [
             ("".to_owned(), "not JSON"),
             ("[]".to_owned(), "no JSON object"),
@@ -276,7 +261,7 @@ mod tests {
     #[test]
     fn nothing_waits_for_what_is_no_file() {
         let (_temporary, folder) = folder();
-        let (source, file) = (folder.of_device(&device("a.com/vf", "1")), folder.of_attachment("c1", "net1"));
+        let (source, file) = (folder.of_device(&device("a.com/vf", "1")), attachment(&folder));
         nix::unistd::mkfifo(&source, Mode::S_IRUSR | Mode::S_IWUSR).unwrap();
         assert!(prepare(&file, Some(&source)).unwrap_err().contains("is no file"));
         fs::create_dir(&file).unwrap();

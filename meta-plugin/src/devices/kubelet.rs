@@ -11,6 +11,7 @@ use tonic::transport::Channel;
 use tonic::{Code, Response, Status};
 
 use super::{Pool, Users};
+use crate::cancel::Cancel;
 use crate::grpc;
 use crate::grpc::podresources::pod_resources_lister_client::PodResourcesListerClient;
 use crate::grpc::podresources::{
@@ -25,9 +26,15 @@ use crate::store::Pod;
 ///
 /// # Errors
 /// Code 11: nobody answers in time, or the pod is not known yet.
-pub(super) fn ask(socket: &Path, pod: &Pod, users: &Users<'_>, deadline: Instant) -> Result<Pool, CniError> {
+pub(super) fn ask(
+    socket: &Path,
+    pod: &Pod,
+    users: &Users<'_>,
+    deadline: Instant,
+    cancel: &Cancel,
+) -> Result<Pool, CniError> {
     let advice = "the kubelet says which devices a pod was allocated; \"podResourcesSocket\" is where it is asked";
-    grpc::wait(deadline, pool(socket, pod, users)).map_err(|e| {
+    grpc::wait(deadline, cancel, pool(socket, pod, users)).map_err(|e| {
         let for_networks = |(resource, networks): (&&str, &Vec<&str>)| {
             let distinct: BTreeSet<&str> = networks.iter().copied().collect();
             let names: Vec<&str> = distinct.into_iter().collect();

@@ -6,12 +6,15 @@ pub mod info;
 pub mod kubelet;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use musubi_delegates::cni::{CniError, ContainerId};
+use musubi_delegates::mark::Mark;
 
 use self::info::Folder;
+use crate::cancel::Cancel;
+use crate::check::pod as check_pod;
 use crate::config::Config;
 use crate::networks::Wanted;
 use crate::store::Pod;
@@ -29,7 +32,15 @@ pub struct Device {
 #[derive(Debug, Clone, Default)]
 pub struct Devices {
     pool: Option<Pool>,
-    files: Option<(Folder, ContainerId)>,
+    files: Option<Files>,
+}
+
+/// Where the devices of a container's attachments are described.
+#[derive(Debug, Clone)]
+struct Files {
+    folder: Folder,
+    mark: Mark,
+    container: ContainerId,
 }
 
 /// What the kubelet says of a pod.
@@ -100,20 +111,26 @@ impl Devices {
     /// For ADD. The kubelet is asked only if a network names a resource.
     ///
     /// # Errors
-    /// Code 11: the kubelet cannot be asked, or does not know the pod yet.
+    /// Code 11: the kubelet cannot be asked or does not know the pod yet, or nobody waits for it any more.
     pub fn of_pod(
         config: &Config,
         pod: Option<&Pod>,
         wanted: &[Wanted],
         container: &ContainerId,
         deadline: Instant,
+        cancel: &Cancel,
     ) -> Result<Self, CniError> {
         let users = by_resource(wanted);
         let pool = match (pod, &config.pod_resources_socket) {
-            (Some(pod), Some(socket)) if !users.is_empty() => kubelet::ask(socket, pod, &users, deadline)?,
+            (Some(pod), Some(socket)) if !users.is_empty() => kubelet::ask(socket, pod, &users, deadline, cancel)?,
             _ => Pool::default(),
         };
-        Ok(Self { pool: Some(pool), files: Some((config.device_info.clone(), container.clone())) })
+        // A network without a resource may have a device, too, and say so itself.
+        let described = !users.is_empty()
+            || wanted.iter().any(|wanted| check_pod::declares(&wanted.network.list, "CNIDeviceInfoFile"));
+        let mark = described.then(|| mark(&config.cni_dir)).flatten();
+        let files = mark.map(|mark| Files { folder: config.device_info.clone(), mark, container: container.clone() });
+        Ok(Self { pool: Some(pool), files })
     }
 
     /// Takes the next device of a resource.
@@ -124,8 +141,17 @@ impl Devices {
     /// Where the device behind an interface of the pod is described; `None` where there is no pod.
     #[must_use]
     pub fn info_file(&self, interface: &str) -> Option<PathBuf> {
-        self.files.as_ref().map(|(folder, container)| folder.of_attachment(container.as_str(), interface))
+        let of = |files: &Files| files.folder.of_attachment(files.mark, files.container.as_str(), interface);
+        self.files.as_ref().map(of)
     }
+}
+
+/// The installation's mark, from the first ADD on. Without a state folder ADD fails where it has to write there.
+fn mark(state_dir: &Path) -> Option<Mark> {
+    Mark::of(state_dir).or_else(|| {
+        std::fs::create_dir_all(state_dir).ok()?;
+        Mark::of(state_dir)
+    })
 }
 
 /// The networks that name each resource; one that is selected twice stands there twice.

@@ -4,39 +4,52 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use musubi_delegates::cni::{CniArgs, CniError, CniResult, Command, ContainerId, code};
+use musubi_delegates::cni::{CniArgs, CniError, CniResult, Command, ContainerId, Version, code};
 use musubi_delegates::external;
 use musubi_delegates::netns::Namespace;
 use musubi_delegates::registry::Runs;
 use serde_json::Value;
 
+use super::caller::Step;
 use super::teardown::Teardown;
 use super::{
-    Hands, Operation, Target, default_route, delegate_failed, gc, joined, locking, pending, refuse_host_namespace,
+    Hands, Operation, Target, default_route, delegate_failed, events, gc, joined, pending, refuse_host_namespace,
 };
 use crate::check::definition;
 use crate::config::StatusFor;
 use crate::devices::{Devices, info};
 use crate::lock::{ContainerLock, GcFence};
-use crate::networks;
+use crate::networks::{self, Wanted};
 use crate::plan::{self, Plan, Planned};
 use crate::record::{self, Attached, Key, PodName, Record, RecordedDelegate, Running, State};
 use crate::records::{self, Stored};
 use crate::status;
-use crate::store::Pod;
+use crate::store::{Pod, PodQuery};
 
 /// How long undoing a failed ADD may take. With the default time limit of ADD itself it ends before the two minutes that
 /// the kubelet gives its runtime.
-const UNDO_TIME: Duration = Duration::from_secs(25);
+pub(super) const UNDO_TIME: Duration = Duration::from_secs(25);
+/// The capability by which runtimes hand the pod's annotations over (containerd, CRI-O).
+const POD_ANNOTATIONS: &str = "io.kubernetes.cri.pod-annotations";
 
 impl Operation<'_> {
     pub(super) fn add(&self) -> Result<Value, CniError> {
+        self.caller.cancel.check()?;
         self.wait_until_ready()?;
         let pod = self.find_pod()?;
+        let outcome = self.add_for(pod.as_ref());
+        if let (Err(error), Some(pod)) = (&outcome, &pod)
+            && !self.caller.cancel.is_set()
+        {
+            self.store.tell(pod, vec![events::failed(error, &self.caller.id)]);
+        }
+        outcome
+    }
+
+    fn add_for(&self, pod: Option<&Pod>) -> Result<Value, CniError> {
         let interface = self.request.interface()?;
-        let wanted = networks::look_up(&self.config, pod.as_ref(), self.store.as_ref())?;
-        let container = self.request.container_id()?;
-        let devices = Devices::of_pod(&self.config, pod.as_ref(), &wanted, container, self.deadline)?;
+        let wanted = networks::look_up(&self.config, pod, self.store.as_ref())?;
+        let devices = self.devices(pod, &wanted)?;
         let plan = plan::plan(&self.config, wanted, interface, devices)?;
         for warning in plan.warnings.iter().skip(self.config.warnings.len()) {
             tracing::warn!("{warning}");
@@ -47,11 +60,12 @@ impl Operation<'_> {
             CniError::new(code::NAMESPACE, format!("network namespace {} {what}", netns.display()))
         })?;
         refuse_host_namespace(&sandbox, &self.host)?;
-        let binaries = self.find_binaries(&plan)?;
+        let binaries = self.find_binaries(&plan.attachments)?;
+        let container = self.request.container_id()?;
         let key = Key::new(container, interface, &self.own_network()?);
         records::fits_a_file(&key)?;
-        let lock = locking::take(&self.config.cni_dir, container, self.deadline)?;
-        let outcome = self.add_locked(&key, &plan, pod.as_ref(), &sandbox, &lock, binaries);
+        let lock = self.take_lock(container)?;
+        let outcome = self.add_locked(&key, &plan, pod, &sandbox, &lock, binaries);
         if outcome.is_err() && matches!(self.records.read(&key), Ok(None)) {
             lock.remove();
         }
@@ -68,9 +82,12 @@ impl Operation<'_> {
         binaries: HashMap<String, PathBuf>,
     ) -> Result<Value, CniError> {
         let container = self.request.container_id()?;
+        if let Some(answer) = self.answered_before(key)? {
+            return Ok(answer);
+        }
         gc::release_earlier_boots(&self.config.cni_dir, container, self.deadline)?;
         self.clear_earlier(key, sandbox, lock)?;
-        interfaces_are_free(plan, sandbox)?;
+        interfaces_are_free(&plan.attachments, sandbox)?;
 
         let mut record = self.new_record(key, pod, plan, sandbox);
         let fence = GcFence::shared(&self.config.cni_dir, self.deadline)?;
@@ -83,21 +100,37 @@ impl Operation<'_> {
         }
     }
 
+    /// The answer to this very request, where an agent came to its end with it and could not say so any more.
+    fn answered_before(&self, key: &Key) -> Result<Option<Value>, CniError> {
+        match self.records.read(key)? {
+            Some(Stored::Whole(record))
+                if record.state == State::Attached
+                    && record.request_id == self.caller.id
+                    && record.is_of_this_boot() =>
+            {
+                answer(&record, self.request.version).map(Some)
+            }
+            _ => Ok(None),
+        }
+    }
+
     /// The pod that the runtime names; none when it names none.
     fn find_pod(&self) -> Result<Option<Pod>, CniError> {
         let argument = |key| self.request.args.get(key).filter(|v| !v.is_empty());
         let (Some(name), Some(namespace)) = (argument("K8S_POD_NAME"), argument("K8S_POD_NAMESPACE")) else {
             return Ok(None);
         };
-        if self.config.manifest_dir.is_none() {
+        if !self.store.knows_pods() {
             return Ok(None);
         }
-        let pod = self.store.pod(namespace, name)?.ok_or_else(|| {
+        let uid = argument("K8S_POD_UID");
+        let annotations = self.config.runtime_config.get(POD_ANNOTATIONS).and_then(Value::as_object);
+        let pod = self.store.pod(&PodQuery { namespace, name, uid, annotations })?.ok_or_else(|| {
             CniError::new(code::TRY_AGAIN, format!("pod {namespace}/{name} is not known"))
-                .with_details("its manifest is not in the store yet, or it has been deleted")
+                .with_details("it is not in the store yet, or it has been deleted")
         })?;
-        match argument("K8S_POD_UID") {
-            Some(uid) if !pod.uid.is_empty() && pod.uid != uid && !is_static(&pod) => Err(CniError::new(
+        match uid {
+            Some(uid) if !pod.uid.is_empty() && pod.uid != uid && !pod.is_static() => Err(CniError::new(
                 code::TRY_AGAIN,
                 format!("pod {namespace}/{name} has uid {}, the runtime asks for {uid}", pod.uid),
             )
@@ -106,10 +139,16 @@ impl Operation<'_> {
         }
     }
 
+    /// The devices that networks may have.
+    pub(super) fn devices(&self, pod: Option<&Pod>, wanted: &[Wanted]) -> Result<Devices, CniError> {
+        let container = self.request.container_id()?;
+        Devices::of_pod(&self.config, pod, wanted, container, self.deadline, &self.caller.cancel)
+    }
+
     /// The programs of all plugins that are not ours, found before anything is touched.
-    fn find_binaries(&self, plan: &Plan) -> Result<HashMap<String, PathBuf>, CniError> {
+    pub(super) fn find_binaries(&self, planned: &[Planned]) -> Result<HashMap<String, PathBuf>, CniError> {
         let mut binaries = HashMap::new();
-        for planned in &plan.attachments {
+        for planned in planned {
             for delegate in &planned.delegates {
                 let Runs::External { refused, .. } = &delegate.runs else { continue };
                 if binaries.contains_key(&delegate.plugin_type) {
@@ -184,6 +223,7 @@ impl Operation<'_> {
             manifest_dir: self.config.manifest_dir.clone(),
             args: self.request.args.to_string(),
             path: self.path.clone(),
+            request_id: self.caller.id.clone(),
             worker: Running::of(std::process::id()),
             running: None,
             failed_deletes: 0,
@@ -192,7 +232,7 @@ impl Operation<'_> {
         }
     }
 
-    fn new_attached(&self, planned: &Planned) -> Attached {
+    pub(super) fn new_attached(&self, planned: &Planned) -> Attached {
         Attached {
             network: planned.network.clone(),
             cni_name: planned.list.name.as_ref().map(ToString::to_string).unwrap_or_default(),
@@ -241,7 +281,15 @@ impl Operation<'_> {
         // Undoing runs to the end even if it was the time limit that ended ADD.
         let hands = Hands { deadline: Instant::now() + self.config.timeout.min(UNDO_TIME), ..self.hands() };
         let records = &self.records;
-        let errors = Teardown { hands, lock: Some(lock), record: &record, pod: Some(sandbox), records }.run();
+        let teardown = Teardown {
+            hands,
+            lock: Some(lock),
+            record: &record,
+            pod: Some(sandbox),
+            records: Some(records),
+            whole: true,
+        };
+        let errors = teardown.run();
         let Some(first) = errors.first() else {
             self.take_status_back(&record);
             return match records.remove(&record.key()) {
@@ -265,21 +313,20 @@ impl Operation<'_> {
     }
 }
 
-fn undo_incomplete(error: &CniError, undo: &CniError) -> CniError {
+pub(super) fn undo_incomplete(error: &CniError, undo: &CniError) -> CniError {
     CniError::new(code::UNDO_INCOMPLETE, format!("{}; and undoing it failed: {}", error.msg, undo.msg)).with_details(
         if error.details.is_empty() { "DEL undoes what is left".to_owned() } else { error.details.clone() },
     )
 }
 
-/// A static pod's uid in the API is its mirror's, not the kubelet's.
-fn is_static(pod: &Pod) -> bool {
-    pod.annotations.contains_key("kubernetes.io/config.mirror")
-        || pod.annotations.get("kubernetes.io/config.source").is_some_and(|source| source != "api")
+/// What the runtime is told of a finished ADD: the default network's result alone.
+fn answer(record: &Record, version: Version) -> Result<Value, CniError> {
+    record.attachments.first().and_then(Attached::result).unwrap_or_default().to_json(version)
 }
 
 /// No interface may exist yet under a planned name; `loopback` works on one that always does.
-fn interfaces_are_free(plan: &Plan, sandbox: &Namespace) -> Result<(), CniError> {
-    for planned in &plan.attachments {
+pub(super) fn interfaces_are_free(planned: &[Planned], sandbox: &Namespace) -> Result<(), CniError> {
+    for planned in planned {
         let name = planned.interface.as_str();
         let makes_one = planned.delegates.first().is_some_and(|d| d.plugin_type != "loopback");
         if makes_one && sandbox.netlink.link_by_name(name)?.is_some() {
@@ -298,20 +345,22 @@ fn read_device_info(planned: &Planned) -> Option<Value> {
 }
 
 /// The part of ADD that touches things.
-struct Adding<'a> {
-    operation: &'a Operation<'a>,
-    container: &'a ContainerId,
-    sandbox: &'a Namespace,
-    lock: &'a ContainerLock,
-    binaries: HashMap<String, PathBuf>,
+pub(super) struct Adding<'a> {
+    pub(super) operation: &'a Operation<'a>,
+    pub(super) container: &'a ContainerId,
+    pub(super) sandbox: &'a Namespace,
+    pub(super) lock: &'a ContainerLock,
+    pub(super) binaries: HashMap<String, PathBuf>,
 }
 
 impl Adding<'_> {
     fn all(&mut self, plan: &Plan, record: &mut Record, pod: Option<&Pod>) -> Result<Value, CniError> {
         for (position, planned) in plan.attachments.iter().enumerate() {
+            self.operation.caller.cancel.check()?;
+            let started = Instant::now();
             let result = self.network(planned, position, record)?;
+            self.operation.caller.note(Step::of(&record.attachments[position], started.elapsed()));
             record.attachments[position].set_result(&result)?;
-            record.attachments[position].device_info = read_device_info(planned);
             // Ours need not be on the disk before the end: an ADD that dies is undone as if all of them had been begun.
             if planned.delegates.iter().any(|delegate| matches!(delegate.runs, Runs::External { .. })) {
                 self.operation.records.write(record, false)?;
@@ -319,17 +368,25 @@ impl Adding<'_> {
         }
         default_route::select(self.sandbox, record)?;
         // A result that the runtime's version cannot say is an error before anybody is told of the pod.
-        let default = record.attachments.first().and_then(Attached::result).unwrap_or_default();
-        let answer = default.to_json(self.operation.request.version)?;
+        let answer = answer(record, self.operation.request.version)?;
         self.publish(record, pod)?;
+        self.operation.caller.cancel.check()?;
         record.state = State::Attached;
         record.since = record::now();
         self.operation.records.write(record, false)?;
+        if let Some(pod) = pod.filter(|pod| pod.selects_networks()) {
+            self.operation.store.tell(pod, events::added(record));
+        }
         Ok(answer)
     }
 
     /// Runs the chain of one network.
-    fn network(&mut self, planned: &Planned, position: usize, record: &mut Record) -> Result<CniResult, CniError> {
+    pub(super) fn network(
+        &mut self,
+        planned: &Planned,
+        position: usize,
+        record: &mut Record,
+    ) -> Result<CniResult, CniError> {
         let operation = self.operation;
         let args = operation.arguments(planned);
         let network =
@@ -345,6 +402,7 @@ impl Adding<'_> {
             group: record.group,
         };
         self.prepare_device_info(planned);
+        let is_cancelled = || operation.caller.cancel.is_set();
         let mut previous: Option<CniResult> = None;
         for (index, delegate) in planned.delegates.iter().enumerate() {
             let failed = |e| delegate_failed(&planned.network, planned.interface.as_str(), &delegate.plugin_type, e);
@@ -356,7 +414,8 @@ impl Adding<'_> {
             record.attachments[position].delegates[index].begun = true;
             previous = match &delegate.runs {
                 Runs::Native(native) => {
-                    let at = operation.hands().attachment(&target, &conf, previous.as_ref());
+                    let hands = operation.hands().while_wanted(&is_cancelled);
+                    let at = hands.attachment(&target, &conf, previous.as_ref());
                     let added = native.add(&at).map_err(|error| {
                         // It has undone itself; undoing it again could hit what another has there, as a name that was taken.
                         record.attachments[position].delegates[index].begun = error.code == code::UNDO_INCOMPLETE;
@@ -374,6 +433,7 @@ impl Adding<'_> {
                 }
             };
         }
+        record.attachments[position].device_info = read_device_info(planned);
         Ok(previous.unwrap_or_default())
     }
 
@@ -398,13 +458,21 @@ impl Adding<'_> {
         let missing = || CniError::new(code::CONFIG, format!("plugin \"{plugin_type}\" was not looked up"));
         let plugin = self.binaries.get(plugin_type).ok_or_else(missing)?;
         operation.records.write(record, false)?;
+        let is_cancelled = || operation.caller.cancel.is_set();
         let mut note = |pid: u32| {
             record.running = Running::of(pid);
             if let Err(e) = operation.records.write(record, false) {
                 tracing::warn!("{e}");
             }
         };
-        let outcome = operation.hands().exec(Command::Add, plugin, target, stdin, Some(self.lock), Some(&mut note));
+        let outcome = operation.hands().while_wanted(&is_cancelled).exec(
+            Command::Add,
+            plugin,
+            target,
+            stdin,
+            Some(self.lock),
+            Some(&mut note),
+        );
         record.running = None;
         operation.records.write(record, true)?;
         outcome

@@ -6,7 +6,7 @@ use musubi_delegates::netns::Namespace;
 use musubi_delegates::registry::{self, Runs};
 
 use super::teardown::sent_on_delete;
-use super::{Operation, Target, delegate_failed, locking, not_ready};
+use super::{Operation, Target, delegate_failed, not_ready};
 use crate::devices::Devices;
 use crate::networks;
 use crate::plan;
@@ -17,7 +17,7 @@ impl Operation<'_> {
     pub(super) fn check(&self) -> Result<(), CniError> {
         let container = self.request.container_id()?;
         let key = Key::new(container, self.request.interface()?, &self.own_network()?);
-        let lock = locking::take(&self.config.cni_dir, container, self.deadline)?;
+        let lock = self.take_lock(container)?;
         let record = match self.records.read(&key)? {
             Some(Stored::Whole(record)) if record.state == State::Attached => record,
             Some(Stored::Whole(_)) => {

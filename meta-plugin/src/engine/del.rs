@@ -8,13 +8,14 @@ use musubi_delegates::netns::Namespace;
 use musubi_delegates::registry::Runs;
 use musubi_delegates::standalone;
 
-use super::{Operation, Target, by_name, joined, locking, withdraw};
+use super::{Operation, Target, by_name, joined, withdraw};
 use crate::devices::Devices;
 use crate::networks;
 use crate::plan;
 use crate::record::{Key, Record, State};
 use crate::records::{self, Stored};
 use crate::status;
+use crate::store::DirectoryStore;
 
 /// After this many failures with the namespace gone, DEL succeeds and what is left becomes an orphan.
 const TRIES: u32 = 3;
@@ -27,7 +28,7 @@ impl Operation<'_> {
             tracing::warn!("{never_added}");
             return Ok(());
         }
-        let lock = locking::take(&self.config.cni_dir, container, self.deadline)?;
+        let lock = self.take_lock(container)?;
         let mut stored = self.records.read(&key)?;
         if let Some(Stored::Whole(record)) = &mut stored {
             record.state = State::Deleting;
@@ -129,9 +130,10 @@ impl Operation<'_> {
 
     fn run_default_network(&self, pod: Option<&Namespace>, key: &Key) -> Result<(), CniError> {
         let interface = self.request.interface()?;
-        // A folder that cannot be read is no obstacle to what the configuration has in line.
-        let manifests = super::read_store(&self.config);
-        let store = manifests.as_deref().unwrap_or(self.store.as_ref());
+        // A folder that cannot be read is no obstacle to what the configuration has in line; an API server that does not
+        // answer would be, so it is not asked.
+        let manifests = self.config.manifest_dir.as_deref().and_then(|folder| DirectoryStore::read(folder).ok());
+        let store = manifests.as_ref().map_or(self.store.as_ref(), |manifests| manifests);
         let wanted = networks::default_only(&self.config, store)?;
         let plan = plan::plan(&self.config, wanted, interface, Devices::unasked())?;
         for planned in plan.attachments.iter().rev() {

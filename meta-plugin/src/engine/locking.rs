@@ -20,17 +20,30 @@ const DYING: Duration = Duration::from_secs(2);
 /// # Errors
 /// Code 11: another operation on the container still runs. Code 5: the state folder cannot be used.
 pub fn take(cni_dir: &Path, container: &ContainerId, deadline: Instant) -> Result<ContainerLock, CniError> {
-    let records = Records::of(cni_dir);
-    let end_orphans = || {
-        for stored in records.of_container(container.as_str()).unwrap_or_default() {
-            if let Stored::Whole(record) = stored
-                && let Some(orphan) = orphan_of(&record)
-            {
-                end(orphan);
-            }
+    ContainerLock::take_meanwhile(cni_dir, container, deadline, || end_orphans(cni_dir, container))
+}
+
+/// Tries to take it once, for who waits in another way. With `look_around`, what a dead operation left running is ended
+/// when it is not to be had.
+///
+/// # Errors
+/// As [`take`].
+pub fn attempt(cni_dir: &Path, container: &ContainerId, look_around: bool) -> Result<ContainerLock, CniError> {
+    let attempt = ContainerLock::take(cni_dir, container, Instant::now());
+    if look_around && attempt.is_err() {
+        end_orphans(cni_dir, container);
+    }
+    attempt
+}
+
+fn end_orphans(cni_dir: &Path, container: &ContainerId) {
+    for stored in Records::of(cni_dir).of_container(container.as_str()).unwrap_or_default() {
+        if let Stored::Whole(record) = stored
+            && let Some(orphan) = orphan_of(&record)
+        {
+            end(orphan);
         }
-    };
-    ContainerLock::take_meanwhile(cni_dir, container, deadline, end_orphans)
+    }
 }
 
 /// Ends the plugin that a record says still runs. Only for whoever holds the container's lock: then nobody waits for it.

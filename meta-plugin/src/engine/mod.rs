@@ -3,18 +3,23 @@
 
 mod add;
 mod by_name;
+pub mod caller;
 mod check;
 mod default_route;
 mod del;
+mod events;
 pub mod gc;
-mod locking;
+pub mod hotplug;
+pub(crate) mod locking;
 pub mod pending;
 mod teardown;
 mod withdraw;
 
+use std::cell::Cell;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{self, ExitCode, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use musubi_delegates::cni::{
@@ -22,27 +27,36 @@ use musubi_delegates::cni::{
     request,
 };
 use musubi_delegates::delegate::{Attachment, Context};
-use musubi_delegates::external::{self, ExecRequest};
+use musubi_delegates::external::{self, ExecRequest, Surroundings};
+use musubi_delegates::mark::Mark;
 use musubi_delegates::netns::Namespace;
 use serde_json::Value;
 
+pub use self::caller::Caller;
+use crate::agent;
+use crate::agent::client::Asked;
+use crate::cancel::Cancel;
 use crate::config::Config;
 use crate::lock::ContainerLock;
 use crate::records::Records;
-use crate::store::{DirectoryStore, NoStore, Store};
+use crate::store::kubernetes::{Connection, Source};
+use crate::store::{DirectoryStore, KubernetesStore, NoStore, Store};
 
 /// One request being carried out.
 pub struct Operation<'a> {
     request: &'a Request,
+    caller: &'a Caller,
     config: Config,
     store: Box<dyn Store>,
     records: Records,
     host: Namespace,
     path: Vec<PathBuf>,
     deadline: Instant,
+    lock: Cell<Option<ContainerLock>>,
 }
 
-/// Is our CNI plugin: answers the request in environment and stdin, and does afterwards what can wait.
+/// Is our CNI plugin: has the agent answer the request in environment and stdin, or does it itself, and does afterwards
+/// what can wait.
 #[must_use]
 pub fn serve() -> ExitCode {
     let mut known = None;
@@ -57,17 +71,83 @@ pub fn serve() -> ExitCode {
 
 fn perform(request: &Request, known: &mut Option<Config>) -> Result<Option<Value>, CniError> {
     let started = Instant::now();
-    let config = match request.command {
-        Command::Del => Config::parse_for_del(&request.conf)?,
-        _ => Config::parse(&request.conf)?,
-    };
-    *known = Some(config.clone());
+    let config = read_config(request)?;
     crate::log::start(&config);
-    for warning in &config.warnings {
+    let caller = Caller::new();
+    match agent::client::ask(&config, request, &caller.id) {
+        Asked::Answered(outcome) => return outcome,
+        Asked::NotAnswered(why) => tracing::debug!("without the agent: {why}"),
+    }
+    *known = Some(config.clone());
+    let deadline = started + config.timeout;
+    let store = || read_store(&config, deadline, &caller.cancel);
+    let outcome = store_for(request, &config, &store).and_then(|store| {
+        let work = Work { request, config: config.clone(), caller: &caller, store, deadline, lock: None };
+        carry_out(work)
+    });
+    crate::log::operation(request, &caller, started, outcome.as_ref().err());
+    outcome
+}
+
+/// Our configuration in a request.
+///
+/// # Errors
+/// It is wrong; for DEL, so wrong that no record can be found.
+pub fn read_config(request: &Request) -> Result<Config, CniError> {
+    match request.command {
+        Command::Del => Config::parse_for_del(&request.conf),
+        _ => Config::parse(&request.conf),
+    }
+}
+
+/// An operation with all that it is given.
+pub struct Work<'a> {
+    /// What is asked for.
+    pub request: &'a Request,
+    /// Our configuration in it.
+    pub config: Config,
+    /// Who asks.
+    pub caller: &'a Caller,
+    /// Where pods and definitions are.
+    pub store: Box<dyn Store>,
+    /// When it must have ended.
+    pub deadline: Instant,
+    /// The container's lock, where it is held already.
+    pub lock: Option<ContainerLock>,
+}
+
+/// Carries an operation out.
+///
+/// # Errors
+/// What failed; ADD has undone itself by then.
+pub fn carry_out(work: Work<'_>) -> Result<Option<Value>, CniError> {
+    with_operation(work, |operation| operation.run())
+}
+
+fn with_operation<T>(
+    work: Work<'_>,
+    carry_out: impl FnOnce(&Operation<'_>) -> Result<T, CniError>,
+) -> Result<T, CniError> {
+    let Work { request, config, caller, store, deadline, lock } = work;
+    for warning in config.warnings.iter().chain(&store.warnings()) {
         tracing::warn!("{warning}");
     }
-    let outcome = Operation::begin(request, config, started).and_then(|operation| operation.run());
-    crate::log::operation(request, started, outcome.as_ref().err());
+    let operation = Operation {
+        request,
+        caller,
+        store,
+        records: Records::of(&config.cni_dir),
+        host: Namespace::current()?,
+        path: config.plugin_path(&request.path),
+        deadline,
+        config,
+        lock: Cell::new(lock),
+    };
+    let outcome = carry_out(&operation);
+    // A lock that no verb came to take protects nothing that is there.
+    if let Some(lock) = operation.lock.take() {
+        lock.remove();
+    }
     outcome
 }
 
@@ -87,28 +167,7 @@ fn tidy_up(config: &Config) {
     }
 }
 
-impl<'a> Operation<'a> {
-    fn begin(request: &'a Request, config: Config, started: Instant) -> Result<Self, CniError> {
-        let store: Box<dyn Store> = match (&config.manifest_dir, request.command) {
-            // DEL depends on nothing but the record, and reads manifests only where there is none.
-            (Some(folder), Command::Del) => Box::new(DirectoryStore::empty(folder)),
-            (_, Command::Status) => read_store(&config).map_err(|e| CniError { code: code::NOT_AVAILABLE, ..e })?,
-            _ => read_store(&config)?,
-        };
-        for warning in store.warnings() {
-            tracing::warn!("{warning}");
-        }
-        Ok(Self {
-            request,
-            store,
-            records: Records::of(&config.cni_dir),
-            host: Namespace::current()?,
-            path: config.plugin_path(&request.path),
-            deadline: started + config.timeout,
-            config,
-        })
-    }
-
+impl Operation<'_> {
     fn run(&self) -> Result<Option<Value>, CniError> {
         match self.request.command {
             Command::Add => self.add().map(Some),
@@ -121,7 +180,25 @@ impl<'a> Operation<'a> {
     }
 
     fn hands(&self) -> Hands<'_> {
-        Hands { host: &self.host, path: &self.path, state_dir: &self.config.cni_dir, deadline: self.deadline }
+        Hands {
+            host: &self.host,
+            path: &self.path,
+            state_dir: &self.config.cni_dir,
+            deadline: self.deadline,
+            programs: Surroundings {
+                environment: self.caller.environment.as_deref(),
+                cgroup: self.caller.plugin_cgroup.as_deref(),
+                is_cancelled: None,
+            },
+        }
+    }
+
+    /// The container's lock: the one that is held already, or as soon as it can be had.
+    fn take_lock(&self, container: &ContainerId) -> Result<ContainerLock, CniError> {
+        match self.lock.take() {
+            Some(lock) => Ok(lock),
+            None => locking::take(&self.config.cni_dir, container, self.deadline),
+        }
     }
 
     fn own_network(&self) -> Result<NetworkName, CniError> {
@@ -132,6 +209,7 @@ impl<'a> Operation<'a> {
     fn wait_until_ready(&self) -> Result<(), CniError> {
         let Some(file) = &self.config.readiness_file else { return Ok(()) };
         while !file.exists() {
+            self.caller.cancel.check()?;
             if Instant::now() >= self.deadline {
                 return Err(not_ready(file, code::TRY_AGAIN));
             }
@@ -141,11 +219,35 @@ impl<'a> Operation<'a> {
     }
 }
 
-/// The store of the configuration, its manifests read.
-fn read_store(config: &Config) -> Result<Box<dyn Store>, CniError> {
-    Ok(match &config.manifest_dir {
-        Some(folder) => Box::new(DirectoryStore::read(folder)?),
-        None => Box::new(NoStore),
+/// The store of an operation. DEL depends on nothing but the record and asks nobody; it knows where statuses are.
+///
+/// # Errors
+/// The store cannot be read; for STATUS that is code 50.
+pub fn store_for(
+    request: &Request,
+    config: &Config,
+    read: &dyn Fn() -> Result<Box<dyn Store>, CniError>,
+) -> Result<Box<dyn Store>, CniError> {
+    match (&config.manifest_dir, request.command) {
+        (Some(folder), Command::Del) => Ok(Box::new(DirectoryStore::empty(folder))),
+        (None, Command::Del) => Ok(Box::new(NoStore)),
+        (_, Command::Status) => read().map_err(|e| CniError { code: code::NOT_AVAILABLE, ..e }),
+        _ => read(),
+    }
+}
+
+/// The store that a configuration names: a folder's manifests, or the API server's objects.
+///
+/// # Errors
+/// It cannot be read.
+pub fn read_store(config: &Config, deadline: Instant, cancel: &Cancel) -> Result<Box<dyn Store>, CniError> {
+    Ok(match (&config.manifest_dir, &config.kubeconfig) {
+        (Some(folder), _) => Box::new(DirectoryStore::read(folder)?),
+        (None, Some(file)) => {
+            let connection = Connection::alone(Source::Kubeconfig(file.clone()))?;
+            Box::new(KubernetesStore::new(Arc::new(connection), None, deadline, cancel.clone()))
+        }
+        (None, None) => Box::new(NoStore),
     })
 }
 
@@ -167,6 +269,8 @@ pub struct Hands<'a> {
     pub state_dir: &'a Path,
     /// When everything must have ended.
     pub deadline: Instant,
+    /// What external plugins share.
+    pub programs: Surroundings<'a>,
 }
 
 /// One network's attachment as its plugins are told of it.
@@ -191,6 +295,15 @@ pub struct Target<'a> {
 }
 
 impl<'a> Hands<'a> {
+    /// The same, whose plugins are killed as soon as nobody waits for them.
+    #[must_use]
+    pub fn while_wanted<'b>(self, is_cancelled: &'b dyn Fn() -> bool) -> Hands<'b>
+    where
+        'a: 'b,
+    {
+        Hands { programs: Surroundings { is_cancelled: Some(is_cancelled), ..self.programs }, ..self }
+    }
+
     /// What a native delegate is told of a network.
     #[must_use]
     pub fn context(&self, network: &'a NetworkName, version: Version, conf: &'a NetConf) -> Context<'a> {
@@ -200,8 +313,10 @@ impl<'a> Hands<'a> {
             version,
             path: self.path,
             state_dir: self.state_dir,
+            mark: Mark::of(self.state_dir),
             deadline: self.deadline,
             host: self.host,
+            programs: self.programs,
             agent_removes_shared: false,
         }
     }
@@ -245,7 +360,7 @@ impl<'a> Hands<'a> {
             path: self.path,
             stdin,
             deadline: self.deadline,
-            extra_env: &[],
+            surroundings: self.programs,
             inherit: lock.map(AsFd::as_fd),
             on_spawn,
         })
@@ -266,7 +381,7 @@ impl<'a> Hands<'a> {
             path: self.path,
             stdin,
             deadline: self.deadline,
-            extra_env: &[],
+            surroundings: self.programs,
             inherit: None,
             on_spawn: None,
         })

@@ -5,10 +5,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use musubi_crds::NetworkStatus;
 use musubi_delegates::cni::{CniError, ContainerId, code};
 
 use super::{is_time, locking};
-use crate::record::{Key, State};
+use crate::record::{Key, Record, State};
 use crate::records::{Records, Stored};
 use crate::status;
 use crate::store::{Pod, Store};
@@ -31,7 +32,7 @@ pub(super) fn note(state_dir: &Path, key: &Key) -> Result<(), CniError> {
 }
 
 /// Whether there are some, and the last try is a while ago. If so, this is the next try.
-pub(super) fn is_due(state_dir: &Path) -> bool {
+pub(crate) fn is_due(state_dir: &Path) -> bool {
     let has_some = fs::read_dir(state_dir.join("pending")).is_ok_and(|mut marks| marks.next().is_some());
     has_some && is_time(&state_dir.join("pending-tried"), INTERVAL)
 }
@@ -39,12 +40,27 @@ pub(super) fn is_due(state_dir: &Path) -> bool {
 /// Writes them. What is written, or is not wanted any more, loses its mark.
 #[must_use]
 pub fn write_all(state_dir: &Path, store: &dyn Store) -> Vec<CniError> {
-    let marks = fs::read_dir(state_dir.join("pending")).into_iter().flatten().flatten();
-    let keys = marks.filter_map(|mark| Key::of_file(mark.file_name().to_str()?));
-    keys.filter_map(|key| write(state_dir, store, &key).err()).collect()
+    let write_one = |key: &Key| write(state_dir, key, |_, pod, status| store.write_status(pod, status));
+    keys(state_dir).iter().filter_map(|key| write_one(key).err()).collect()
 }
 
-fn write(state_dir: &Path, store: &dyn Store, key: &Key) -> Result<(), CniError> {
+/// Those that have a mark.
+pub(super) fn keys(state_dir: &Path) -> Vec<Key> {
+    let marks = fs::read_dir(state_dir.join("pending")).into_iter().flatten().flatten();
+    let mut keys: Vec<Key> = marks.filter_map(|mark| Key::of_file(mark.file_name().to_str()?)).collect();
+    keys.sort();
+    keys
+}
+
+/// Writes one by the caller's means, if it is still wanted.
+///
+/// # Errors
+/// It was not written, and keeps its mark.
+pub(super) fn write(
+    state_dir: &Path,
+    key: &Key,
+    write_status: impl FnOnce(&Record, &Pod, &[NetworkStatus]) -> Result<(), CniError>,
+) -> Result<(), CniError> {
     let container = ContainerId::parse(&key.container_id)?;
     let lock = locking::take(state_dir, &container, Instant::now() + PATIENCE)?;
     let records = Records::of(state_dir);
@@ -54,7 +70,8 @@ fn write(state_dir: &Path, store: &dyn Store, key: &Key) -> Result<(), CniError>
         && let Some(pod) = record.pod.clone().filter(|_| record.status_pending && record.state == State::Attached)
     {
         let pod = Pod { namespace: pod.namespace, name: pod.name, uid: pod.uid, ..Pod::default() };
-        store.write_status(&pod, &status::of_record(&record)).map_err(|e| e.context(format!("pod {}", pod.key())))?;
+        let written = write_status(&record, &pod, &status::of_record(&record));
+        written.map_err(|e| e.context(format!("pod {}", pod.key())))?;
         record.status_pending = false;
         records.write(&record, false)?;
     }

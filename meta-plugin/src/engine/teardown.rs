@@ -28,8 +28,10 @@ pub struct Teardown<'a> {
     pub record: &'a Record,
     /// The pod's namespace, if it is still the one that the record speaks of.
     pub pod: Option<&'a Namespace>,
-    /// Where the record is, to note in it which plugin runs.
-    pub records: &'a Records,
+    /// Where the record is, to note in it which plugin runs; `None` where it says more than is taken back.
+    pub records: Option<&'a Records>,
+    /// Whether it is all that the pod has of ours: then its links go in one message.
+    pub whole: bool,
 }
 
 /// A network of the record with what its plugins are told.
@@ -135,19 +137,20 @@ impl Teardown<'_> {
 
     /// Whoever comes after us, should we die, has to know what still runs. DEL goes on where that cannot be written.
     fn note_running(&self, pid: u32) {
+        let Some(records) = self.records else { return };
         // An orphan's record is elsewhere; its file says nothing of processes.
-        if !matches!(self.records.read(&self.record.key()), Ok(Some(_))) {
+        if !matches!(records.read(&self.record.key()), Ok(Some(_))) {
             return;
         }
         let (worker, running) = (Running::of(std::process::id()), Running::of(pid));
-        if let Err(error) = self.records.write(&Record { worker, running, ..self.record.clone() }, false) {
+        if let Err(error) = records.write(&Record { worker, running, ..self.record.clone() }, false) {
             tracing::warn!("{error}");
         }
     }
 
     /// One message for all links of the pod, then a look at what remains: a pod may have put its links elsewhere.
     fn delete_links(&self, links: &[OwnedLink]) -> Vec<CniError> {
-        if let Some(pod) = self.pod {
+        if let Some(pod) = self.pod.filter(|_| self.whole) {
             delete_group(pod, self.record.group);
         }
         let mut seen = Vec::new();
@@ -209,7 +212,15 @@ impl Operation<'_> {
                 let pod = self.namespace_of(record);
                 let path = self.path_for(record);
                 let hands = Hands { path: &path, ..self.hands() };
-                Teardown { hands, lock: Some(lock), record, pod: pod.as_ref(), records: &self.records }.run()
+                Teardown {
+                    hands,
+                    lock: Some(lock),
+                    record,
+                    pod: pod.as_ref(),
+                    records: Some(&self.records),
+                    whole: true,
+                }
+                .run()
             }
             Stored::Damaged { key, problem } => {
                 tracing::warn!("record of container {} is damaged: {problem}", key.container_id);

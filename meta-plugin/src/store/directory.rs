@@ -12,7 +12,7 @@ use musubi_delegates::cni::{CniError, code};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Definition, Pod, Store};
+use super::{Definition, Pod, PodQuery, Store};
 
 /// The folder below `manifestDir` that statuses are written to.
 const STATUS: &str = "status";
@@ -122,8 +122,8 @@ impl DirectoryStore {
 }
 
 impl Store for DirectoryStore {
-    fn pod(&self, namespace: &str, name: &str) -> Result<Option<Pod>, CniError> {
-        Ok(self.find("pod", &self.pods, namespace, name)?.cloned())
+    fn pod(&self, asked: &PodQuery<'_>) -> Result<Option<Pod>, CniError> {
+        Ok(self.find("pod", &self.pods, asked.namespace, asked.name)?.cloned())
     }
 
     fn network(&self, namespace: &str, name: &str) -> Result<Option<Definition>, CniError> {
@@ -385,7 +385,7 @@ mod tests {
             ("deep/status/f.json", r#"{"kind":"Pod","metadata":{"name":"nine"}}"#),
             ("empty.yaml", ""),
         ]);
-        let found = |namespace: &str, name: &str| store.pod(namespace, name).unwrap();
+        let found = |namespace: &str, name: &str| store.pod(&PodQuery::named(namespace, name)).unwrap();
         for (namespace, name) in [
             ("default", "one"),
             ("other", "two"),
@@ -420,7 +420,7 @@ mod tests {
     #[test]
     fn a_status_is_written_below_its_own_folder_and_removed() {
         let (folder, store) = store(&[("a.yaml", "kind: Pod\nmetadata: {name: one, uid: u}\n")]);
-        let pod = store.pod("default", "one").unwrap().unwrap();
+        let pod = store.pod(&PodQuery::named("default", "one")).unwrap().unwrap();
         store.write_status(&pod, &[]).unwrap();
         let file = folder.path().join("status/default/one.json");
         let object: Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
@@ -429,7 +429,10 @@ mod tests {
             json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "one", "namespace": "default", "uid": "u",
                    "annotations": {NETWORK_STATUS_ANNOTATION: "[]"}}})
         );
-        assert!(DirectoryStore::read(folder.path()).unwrap().pod("default", "one").is_ok(), "it is no second pod");
+        assert!(
+            DirectoryStore::read(folder.path()).unwrap().pod(&PodQuery::named("default", "one")).is_ok(),
+            "it is no second pod"
+        );
         let other = NetworkStatus { name: "other".to_owned(), ..NetworkStatus::default() };
         assert!(!store.remove_status("default", "one", Some(&[other])).unwrap(), "another's stays");
         assert!(store.remove_status("default", "one", Some(&[])).unwrap());
@@ -461,7 +464,7 @@ mod tests {
         link(folder.path(), "..2026/again");
         link(Path::new("nowhere.yaml"), "dangling.yaml");
         let store = DirectoryStore::read(folder.path()).unwrap();
-        assert!(store.pod("default", "one").unwrap().is_some());
+        assert!(store.pod(&PodQuery::named("default", "one")).unwrap().is_some());
         assert_eq!(store.warnings().len(), 1, "{:?}", store.warnings());
         assert!(store.warnings()[0].contains("dangling.yaml"));
         let missing = DirectoryStore::read(Path::new("/nonexistent")).unwrap_err();

@@ -4,7 +4,9 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use musubi::cancel::Cancel;
 use musubi::{cri, grpc};
+use musubi_delegates::cni::CniError;
 use musubi_tests::kubelet::{Get, Kubelet};
 use musubi_tests::node::Sandbox;
 use musubi_tests::recorded::{self, Call};
@@ -372,10 +374,25 @@ fn explain_needs_no_kubelet() {
 }
 
 #[test]
+fn whoever_waits_for_no_answer_any_more_gets_none() {
+    let cancel = Cancel::default();
+    let cancelled = cancel.clone();
+    let caller = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(50));
+        cancelled.set();
+    });
+    let started = Instant::now();
+    let never = std::future::pending::<Result<(), CniError>>();
+    let error = grpc::wait(Instant::now() + Duration::from_secs(60), &cancel, never).unwrap_err();
+    assert!(error.code == 11 && started.elapsed() < Duration::from_secs(30), "{error}");
+    caller.join().unwrap();
+}
+
+#[test]
 fn a_runtimes_sandboxes_are_listed() {
     let folder = tempfile::tempdir().unwrap();
     let socket = folder.path().join("cri.sock");
-    let list = || grpc::wait(Instant::now() + Duration::from_secs(10), cri::sandboxes(&socket));
+    let list = || wait(cri::sandboxes(&socket));
     let error = list().unwrap_err();
     assert!(error.code == 11 && error.msg.contains("cri.sock"), "{error}");
     let runtime = Sandboxes::start(&socket);
@@ -392,10 +409,14 @@ fn a_runtimes_sandboxes_are_listed() {
         list().unwrap(),
         [sandbox("c1", "default", "web", "u1", true), sandbox("c2", "kube-system", "dns", "u2", false)]
     );
-    assert_eq!(grpc::wait(Instant::now() + Duration::from_secs(10), cri::version(&socket)).unwrap(), "fake 1.0");
+    assert_eq!(wait(cri::version(&socket)).unwrap(), "fake 1.0");
     runtime.refuse("store is\nlocked");
     let error = list().unwrap_err();
     assert!(error.code == 11 && error.msg.contains("locked") && !error.msg.contains('\n'), "{error}");
+}
+
+fn wait<T>(answer: impl Future<Output = Result<T, CniError>>) -> Result<T, CniError> {
+    grpc::wait(Instant::now() + Duration::from_secs(10), &Cancel::default(), answer)
 }
 
 /// A node whose default network is a plugin that only writes down its calls, as are all but the native ones.

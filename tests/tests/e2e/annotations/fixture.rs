@@ -3,7 +3,7 @@
 use musubi::config::Config;
 use musubi::devices::Devices;
 use musubi::plan::Plan;
-use musubi::store::{DirectoryStore, Store};
+use musubi::store::{DirectoryStore, PodQuery, Store};
 use musubi::{networks, plan};
 use musubi_delegates::cni::{CniError, InterfaceName, NetConf};
 use musubi_tests::node::Node;
@@ -101,7 +101,7 @@ pub fn plan_of(node: &Node) -> Result<Plan, CniError> {
     let conf = NetConf::parse(&std::fs::read(config_file(node)).unwrap())?;
     let config = Config::parse(&conf)?;
     let store = DirectoryStore::read(&node.manifests())?;
-    let pod = store.pod("default", "p")?.expect("the pod");
+    let pod = store.pod(&PodQuery::named("default", "p"))?.expect("the pod");
     let wanted = networks::look_up(&config, Some(&pod), &store)?;
     plan::plan(&config, wanted, &InterfaceName::parse("eth0")?, Devices::unasked())
 }

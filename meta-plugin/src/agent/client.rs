@@ -1,0 +1,168 @@
+//! Asking the agent, from the exec'd plugin: no runtime, one blocking connection. Whatever goes wrong, the caller does the
+//! work itself under the same request id; the container's lock and the record see to it that it is done once.
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use musubi_delegates::cni::{CniError, Request};
+use nix::errno::Errno;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
+use serde_json::Value;
+
+use super::protocol::{
+    Call, NETNS_HEADER, PROTOCOL, PROTOCOL_HEADER, REQUEST_HEADER, TAKE_TIME, TAKEN_HEADER, identity, of_body,
+};
+use crate::config::Config;
+
+/// How much longer than the operation itself may take its answer is waited for: undoing a failed ADD takes its own time.
+const GRACE: Duration = Duration::from_secs(30);
+/// The longest head of an answer, in bytes.
+const LONGEST_HEAD: usize = 16 << 10;
+
+/// What became of asking.
+#[derive(Debug)]
+pub enum Asked {
+    /// The agent did it.
+    Answered(Result<Option<Value>, CniError>),
+    /// It did not, or nobody knows: for the log.
+    NotAnswered(String),
+}
+
+/// Has the agent carry out a request, if there is one that takes it in time.
+#[must_use]
+pub fn ask(config: &Config, request: &Request, id: &str) -> Asked {
+    let Some(path) = &config.agent_socket else { return Asked::NotAnswered("no agentSocket".to_owned()) };
+    let at = |step: &str, error: &io::Error| Asked::NotAnswered(format!("{}: {step}: {error}", path.display()));
+    let limit = Instant::now() + TAKE_TIME;
+    let mut stream = match open(path) {
+        Ok(stream) => stream,
+        Err(error) => return at("connect", &error),
+    };
+    let mut answer = Vec::new();
+    let body_at = match send(&mut stream, request, id, limit).and_then(|()| taken(&mut stream, &mut answer, limit)) {
+        Ok(body_at) => body_at,
+        Err(error) => return at("not taken", &error),
+    };
+    // From here on the agent works on it, and so nobody else does before its lock is free again.
+    match read_to_end(&mut stream, &mut answer, Instant::now() + config.timeout + GRACE) {
+        Ok(()) => match dechunked(&answer[body_at..]).and_then(|body| of_body(&body)) {
+            Some(outcome) => Asked::Answered(outcome),
+            None => at("answer", &ErrorKind::UnexpectedEof.into()),
+        },
+        Err(error) => at("answer", &error),
+    }
+}
+
+/// Connects without waiting: an agent that is stopped lets its queue run full.
+fn open(path: &Path) -> io::Result<UnixStream> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let descriptor = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+    let stream = UnixStream::from(descriptor);
+    match connect(std::os::fd::AsRawFd::as_raw_fd(&stream), &UnixAddr::new(path)?) {
+        Ok(()) => {}
+        Err(Errno::EAGAIN) => return Err(io::Error::new(ErrorKind::TimedOut, "its queue is full")),
+        Err(errno) => return Err(errno.into()),
+    }
+    stream.set_nonblocking(false)?;
+    Ok(stream)
+}
+
+fn send(stream: &mut UnixStream, request: &Request, id: &str, limit: Instant) -> io::Result<()> {
+    let text = |(key, value): (std::ffi::OsString, std::ffi::OsString)| {
+        Some((key.into_string().ok()?, value.into_string().ok()?))
+    };
+    let env = std::env::vars_os().filter_map(text).collect();
+    let call = Call { env, config: request.stdin.clone(), interface_attributes: None };
+    let body = serde_json::to_vec(&call)?;
+    let netns = request.netns.as_deref().and_then(identity);
+    let netns = netns.map(|identity| format!("{NETNS_HEADER}: {identity}\r\n")).unwrap_or_default();
+    let mut message = format!(
+        "POST /cni HTTP/1.1\r\nHost: musubi\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\
+         Connection: close\r\n{PROTOCOL_HEADER}: {PROTOCOL}\r\n{REQUEST_HEADER}: {id}\r\n{netns}\r\n",
+        body.len()
+    )
+    .into_bytes();
+    message.extend(body);
+    stream.set_write_timeout(Some(left(limit)?))?;
+    stream.write_all(&message)
+}
+
+/// Waits for the head of the answer; where its body begins. Any other head than that of a taken request is an error.
+fn taken(stream: &mut UnixStream, answer: &mut Vec<u8>, limit: Instant) -> io::Result<usize> {
+    loop {
+        stream.set_read_timeout(Some(left(limit)?))?;
+        read_some(stream, answer)?;
+        let mut headers = [httparse::EMPTY_HEADER; 32];
+        let mut head = httparse::Response::new(&mut headers);
+        match head.parse(answer) {
+            Ok(httparse::Status::Complete(length)) => {
+                let is_taken = head.headers.iter().any(|header| header.name.eq_ignore_ascii_case(TAKEN_HEADER));
+                return if is_taken { Ok(length) } else { Err(refusal(head.code, &answer[length..])) };
+            }
+            Ok(httparse::Status::Partial) if answer.len() < LONGEST_HEAD => {}
+            _ => return Err(io::Error::new(ErrorKind::InvalidData, "what it says is no HTTP")),
+        }
+    }
+}
+
+fn refusal(status: Option<u16>, body: &[u8]) -> io::Error {
+    let reason = String::from_utf8_lossy(body);
+    io::Error::other(format!("{} {}", status.unwrap_or_default(), reason.lines().next().unwrap_or_default()))
+}
+
+fn read_to_end(stream: &mut UnixStream, answer: &mut Vec<u8>, limit: Instant) -> io::Result<()> {
+    loop {
+        stream.set_read_timeout(Some(left(limit)?))?;
+        match read_some(stream, answer) {
+            Err(error) if error.kind() == ErrorKind::UnexpectedEof => return Ok(()),
+            other => other?,
+        }
+    }
+}
+
+fn read_some(stream: &mut UnixStream, into: &mut Vec<u8>) -> io::Result<()> {
+    let mut chunk = [0; 8 << 10];
+    match stream.read(&mut chunk) {
+        Ok(0) => Err(ErrorKind::UnexpectedEof.into()),
+        Ok(count) => {
+            into.extend_from_slice(&chunk[..count]);
+            Ok(())
+        }
+        Err(error) if error.kind() == ErrorKind::Interrupted => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+fn left(limit: Instant) -> io::Result<Duration> {
+    let left = limit.saturating_duration_since(Instant::now());
+    if left.is_zero() { Err(ErrorKind::TimedOut.into()) } else { Ok(left) }
+}
+
+/// A chunked body (RFC 9112 §7.1) put together; `None` when its end has not come.
+fn dechunked(mut bytes: &[u8]) -> Option<Vec<u8>> {
+    let mut body = Vec::new();
+    loop {
+        let Ok(httparse::Status::Complete((start, size))) = httparse::parse_chunk_size(bytes) else { return None };
+        if size == 0 {
+            return Some(body);
+        }
+        let end = start.checked_add(usize::try_from(size).ok()?)?;
+        body.extend_from_slice(bytes.get(start..end)?);
+        bytes = bytes.get(end + 2..)?;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_body_counts_only_with_its_end() {
+        assert_eq!(dechunked(b"3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n").as_deref(), Some(b"abcde".as_slice()));
+        for cut in [b"".as_slice(), b"3\r\nabc", b"3\r\nabc\r\n", b"x\r\n", b"ffffffffffffffff\r\na"] {
+            assert_eq!(dechunked(cut), None, "{}", cut.escape_ascii());
+        }
+    }
+}

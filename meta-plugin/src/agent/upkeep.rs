@@ -1,0 +1,84 @@
+//! What the agent does when nobody asks: the pass over what was left behind, and statuses that could not be written before.
+//! Blocks, on a thread of its own.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::Agent;
+use super::metrics::RecordCounts;
+use super::reconcile::{Options, Reconciler, run_once};
+use crate::cancel::Cancel;
+use crate::engine::gc::DEVICE_INFO;
+use crate::engine::pending;
+use crate::record::State;
+use crate::records::{Records, Stored};
+use crate::store::{DirectoryStore, KubernetesStore, Store};
+
+/// Between two looks at what is due.
+const PAUSE: Duration = Duration::from_secs(1);
+/// How long the statuses of one look may take.
+const STATUS_TIME: Duration = Duration::from_secs(30);
+
+/// Keeps things in order for ever.
+pub(super) fn keep(agent: &Arc<Agent>) {
+    let state_dir = agent.state_dir();
+    let mut reconciler = Reconciler::default();
+    let mut due = Instant::now();
+    loop {
+        if pending::is_due(&state_dir) {
+            for error in pending::write_all(&state_dir, store(agent).as_ref()) {
+                tracing::warn!("{error}");
+            }
+        }
+        if Instant::now() >= due {
+            pass(agent, &state_dir, &mut reconciler);
+            due = Instant::now() + agent.config.reconcile;
+        }
+        std::thread::sleep(PAUSE);
+    }
+}
+
+fn pass(agent: &Agent, state_dir: &Path, reconciler: &mut Reconciler) {
+    let store = store(agent);
+    let options = Options { device_info: Path::new(DEVICE_INFO), ask_runtime: None, store: Some(store.as_ref()) };
+    match run_once(state_dir, options, reconciler) {
+        Ok(report) => {
+            for (kind, count) in &report.found {
+                (0..*count).for_each(|_| agent.metrics.leak(kind.as_str()));
+            }
+        }
+        Err(error) => tracing::warn!("looking for what was left behind: {error}"),
+    }
+    agent.metrics.records(counts(state_dir));
+}
+
+/// Where statuses go.
+fn store(agent: &Agent) -> Box<dyn Store> {
+    let deadline = Instant::now() + STATUS_TIME;
+    match (&agent.cluster, agent.config.plugin_text("manifestDir")) {
+        (Some(cluster), _) => {
+            Box::new(KubernetesStore::new(Arc::clone(&cluster.connection), None, deadline, Cancel::default()))
+        }
+        (None, Some(folder)) => Box::new(DirectoryStore::empty(Path::new(folder))),
+        (None, None) => Box::new(crate::store::NoStore),
+    }
+}
+
+fn counts(state_dir: &Path) -> RecordCounts {
+    let records = Records::of(state_dir);
+    let mut counts = RecordCounts::default();
+    for stored in records.all().unwrap_or_default() {
+        let count = match stored {
+            Stored::Damaged { .. } => &mut counts.damaged,
+            Stored::Whole(record) => match record.state {
+                State::Adding => &mut counts.adding,
+                State::Attached => &mut counts.attached,
+                State::Deleting => &mut counts.deleting,
+            },
+        };
+        *count += 1;
+    }
+    counts.orphaned = records.orphaned().unwrap_or_default().len() as u64;
+    counts
+}

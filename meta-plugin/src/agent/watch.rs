@@ -1,0 +1,301 @@
+//! Following one kind of object in the API: a streaming list where the server has them, else a paged list, then a watch from
+//! there on, for ever. What is remembered of the objects is the sink's business; nothing is kept here but a version.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures_util::stream::{BoxStream, StreamExt};
+use k8s_openapi::api::core::v1::Pod as KubernetesPod;
+use kube::api::{Api, ListParams, WatchParams};
+use kube::core::{ObjectList, PartialObjectMeta, Resource, WatchEvent};
+use kube::{Client, ResourceExt};
+use musubi_crds::NetworkAttachmentDefinition;
+
+use super::cache::trimmed;
+use crate::cancel::Cancel;
+use crate::store::kubernetes::connection::{Failure, Patience, failure_of};
+use crate::store::kubernetes::{Connection, definition_of};
+use crate::store::{Definition, Pod};
+
+/// How long the server keeps a watch open, in seconds. It sends a bookmark before it ends, so that one comes within the
+/// minute that makes what we remember count.
+const WATCH_SECONDS: u32 = 50;
+/// How much longer than that silence may last before the connection counts as dead.
+const SILENCE: Duration = Duration::from_secs(WATCH_SECONDS as u64 + 5);
+/// Objects a page of a list.
+const PAGE: u32 = 250;
+/// Pauses after failures: the first, and the longest.
+const PAUSES: [Duration; 2] = [Duration::from_millis(200), Duration::from_secs(10)];
+/// The annotation of the bookmark that ends a streaming list.
+const INITIAL_END: &str = "k8s.io/initial-events-end";
+
+/// What is followed.
+pub trait Followed: Send + Sync + 'static {
+    /// The object as it is sent.
+    type Object: Resource + Clone + Send + 'static;
+    /// What is kept of it.
+    type Kept: Send + 'static;
+    /// What it is, for the log.
+    const WHAT: &'static str;
+
+    /// A page of all objects.
+    fn list(
+        &self,
+        client: Client,
+        params: ListParams,
+    ) -> impl Future<Output = kube::Result<ObjectList<Self::Object>>> + Send;
+
+    /// The changes since a version.
+    fn watch(
+        &self,
+        client: Client,
+        params: WatchParams,
+        version: &str,
+    ) -> impl Future<Output = kube::Result<Events<Self::Object>>> + Send;
+
+    /// What is kept of an object.
+    fn keep(object: Self::Object) -> Self::Kept;
+
+    /// Which objects, if not all.
+    fn field_selector(&self) -> Option<String> {
+        None
+    }
+}
+
+type Events<T> = BoxStream<'static, kube::Result<WatchEvent<T>>>;
+
+/// Where changes go; objects are named `namespace/name`.
+pub trait Sink<T>: Send {
+    /// These are all.
+    fn replace(&self, objects: Vec<(String, T)>);
+    /// This one is new or has changed.
+    fn apply(&self, name: String, object: T);
+    /// This one is gone.
+    fn remove(&self, name: &str);
+    /// The server has just said something: what is remembered is current.
+    fn heard(&self);
+}
+
+/// This node's pods: their metadata alone.
+pub struct PodsOfNode {
+    /// The node's name in the API.
+    pub node: String,
+}
+
+impl Followed for PodsOfNode {
+    type Object = PartialObjectMeta<KubernetesPod>;
+    type Kept = Pod;
+    const WHAT: &'static str = "pods";
+
+    async fn list(&self, client: Client, params: ListParams) -> kube::Result<ObjectList<Self::Object>> {
+        Api::<KubernetesPod>::all(client).list_metadata(&params).await
+    }
+
+    async fn watch(&self, client: Client, params: WatchParams, version: &str) -> kube::Result<Events<Self::Object>> {
+        Ok(Api::<KubernetesPod>::all(client).watch_metadata(&params, version).await?.boxed())
+    }
+
+    fn keep(object: Self::Object) -> Pod {
+        trimmed(object.metadata)
+    }
+
+    fn field_selector(&self) -> Option<String> {
+        Some(format!("spec.nodeName={}", self.node))
+    }
+}
+
+/// Every definition of the cluster.
+pub struct Definitions;
+
+impl Followed for Definitions {
+    type Object = NetworkAttachmentDefinition;
+    type Kept = Definition;
+    const WHAT: &'static str = "network-attachment-definitions";
+
+    async fn list(&self, client: Client, params: ListParams) -> kube::Result<ObjectList<Self::Object>> {
+        Api::<NetworkAttachmentDefinition>::all(client).list(&params).await
+    }
+
+    async fn watch(&self, client: Client, params: WatchParams, version: &str) -> kube::Result<Events<Self::Object>> {
+        Ok(Api::<NetworkAttachmentDefinition>::all(client).watch(&params, version).await?.boxed())
+    }
+
+    fn keep(object: Self::Object) -> Definition {
+        definition_of(&object.namespace().unwrap_or_default(), &object.name_any(), &object)
+    }
+}
+
+/// Why following has to begin anew, or after a while.
+enum Interruption {
+    /// The version is too old (410): list again.
+    Expired,
+    /// The server has no streaming lists.
+    NoStreamingLists(String),
+    /// Something failed.
+    Failed(Failure),
+}
+
+impl From<kube::Error> for Interruption {
+    fn from(error: kube::Error) -> Self {
+        match error {
+            kube::Error::Api(status) if status.code == 410 => Self::Expired,
+            error => Self::Failed(failure_of(error)),
+        }
+    }
+}
+
+/// Follows objects for ever.
+pub async fn follow<F: Followed>(connection: Arc<Connection>, followed: F, sink: impl Sink<F::Kept>) {
+    let mut follower = Follower { connection, followed, sink, version: None, streaming: true };
+    let mut pause = PAUSES[0];
+    loop {
+        let began = Instant::now();
+        let interruption = match follower.advance().await {
+            Ok(()) => continue,
+            Err(interruption) => interruption,
+        };
+        match interruption {
+            Interruption::Expired => follower.version = None,
+            Interruption::NoStreamingLists(why) => {
+                tracing::debug!("{}: listed page by page: {why}", F::WHAT);
+                follower.streaming = false;
+                continue;
+            }
+            Interruption::Failed(failure) => tracing::warn!("watch of {}: {failure}", F::WHAT),
+        }
+        if began.elapsed() > PAUSES[1] {
+            pause = PAUSES[0];
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(PAUSES[1]);
+    }
+}
+
+struct Follower<F: Followed, S> {
+    connection: Arc<Connection>,
+    followed: F,
+    sink: S,
+    version: Option<String>,
+    streaming: bool,
+}
+
+impl<F: Followed, S: Sink<F::Kept>> Follower<F, S> {
+    /// Lists if there is no version to watch from, then watches until the server ends the watch.
+    async fn advance(&mut self) -> Result<(), Interruption> {
+        if self.version.is_none() && !self.streaming {
+            self.list().await?;
+        }
+        let client = self.connection.client().await.map_err(Interruption::Failed)?;
+        let mut params = WatchParams {
+            field_selector: self.followed.field_selector(),
+            timeout: Some(WATCH_SECONDS),
+            ..WatchParams::default()
+        };
+        let mut initial = None;
+        if self.version.is_none() {
+            params = params.initial_events();
+            initial = Some(Vec::new());
+        }
+        let version = self.version.clone().unwrap_or_default();
+        let opened = tokio::time::timeout(SILENCE, self.followed.watch(client, params, &version)).await;
+        let opened = opened.map_err(|_| silent())?;
+        let mut events = opened.map_err(|error| self.interruption(error, initial.is_some()))?;
+        loop {
+            let next = tokio::time::timeout(SILENCE, events.next()).await.map_err(|_| silent())?;
+            let Some(event) = next else {
+                // A server that knows nothing of streaming lists never ends one.
+                return if initial.is_some() {
+                    Err(Interruption::NoStreamingLists("it did not end".to_owned()))
+                } else {
+                    Ok(())
+                };
+            };
+            let event = event.map_err(|error| self.interruption(error, initial.is_some()))?;
+            self.take(event, &mut initial)?;
+        }
+    }
+
+    fn take(
+        &mut self,
+        event: WatchEvent<F::Object>,
+        initial: &mut Option<Vec<(String, F::Kept)>>,
+    ) -> Result<(), Interruption> {
+        let version = match event {
+            WatchEvent::Added(object) | WatchEvent::Modified(object) => {
+                let (version, name) = (object.resource_version(), name_of(&object));
+                let kept = F::keep(object);
+                match initial {
+                    Some(all) => all.push((name, kept)),
+                    None => self.sink.apply(name, kept),
+                }
+                version
+            }
+            WatchEvent::Deleted(object) => {
+                self.sink.remove(&name_of(&object));
+                object.resource_version()
+            }
+            WatchEvent::Bookmark(bookmark) => {
+                if bookmark.metadata.annotations.contains_key(INITIAL_END)
+                    && let Some(all) = initial.take()
+                {
+                    self.sink.replace(all);
+                }
+                Some(bookmark.metadata.resource_version)
+            }
+            WatchEvent::Error(status) => return Err(self.interruption(kube::Error::Api(status), initial.is_some())),
+        };
+        if initial.is_none() {
+            self.version = version.or(self.version.take());
+            self.sink.heard();
+        }
+        Ok(())
+    }
+
+    /// Refusals of a streaming list come as an answer or inside the stream; only what may pass is no refusal.
+    fn interruption(&self, error: kube::Error, is_list: bool) -> Interruption {
+        match error {
+            kube::Error::Api(status) if is_list && !matches!(status.code, 401 | 403 | 410 | 429 | 503 | 504) => {
+                Interruption::NoStreamingLists(status.message)
+            }
+            error => {
+                let interruption = error.into();
+                if matches!(interruption, Interruption::Failed(Failure::Credentials(_))) {
+                    self.connection.forget();
+                }
+                interruption
+            }
+        }
+    }
+
+    async fn list(&mut self) -> Result<(), Interruption> {
+        let mut all = Vec::new();
+        let mut params = ListParams { field_selector: self.followed.field_selector(), ..ListParams::default() };
+        params = params.limit(PAGE);
+        let version = loop {
+            let patience = Patience { deadline: Instant::now() + SILENCE, once: false, cancel: Cancel::default() };
+            let page = self.connection.request("list", &patience, |client| self.followed.list(client, params.clone()));
+            let page = page.await.map_err(|failure| match failure.status() {
+                410 => Interruption::Expired,
+                _ => Interruption::Failed(failure),
+            })?;
+            all.extend(page.items.into_iter().map(|object| (name_of(&object), F::keep(object))));
+            match page.metadata.continue_.filter(|token| !token.is_empty()) {
+                Some(token) => params.continue_token = Some(token),
+                None => break page.metadata.resource_version,
+            }
+        };
+        self.version = version;
+        self.sink.replace(all);
+        self.sink.heard();
+        Ok(())
+    }
+}
+
+fn name_of(object: &impl ResourceExt) -> String {
+    format!("{}/{}", object.namespace().unwrap_or_default(), object.name_any())
+}
+
+fn silent() -> Interruption {
+    Interruption::Failed(Failure::Away(format!("silence for {} s", SILENCE.as_secs())))
+}
