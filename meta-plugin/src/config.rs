@@ -9,6 +9,8 @@ use musubi_delegates::cni::{CniError, ConfList, ConfigError, NetConf, NetworkNam
 use musubi_delegates::registry;
 use serde_json::{Map, Value};
 
+use crate::devices::info;
+
 /// Our plugin type, which no network of ours may hold.
 pub const OUR_TYPE: &str = "musubi";
 
@@ -50,6 +52,8 @@ pub(crate) const KEYS: &[&str] = &[
     "legacyCniArgs",
     "networkStatus",
     "timeoutSeconds",
+    "podResourcesSocket",
+    "deviceInfoDir",
     "cni.dev/valid-attachments",
     "cni.dev/attachments",
     "disableCheck",
@@ -120,6 +124,10 @@ pub struct Config {
     pub status_for: StatusFor,
     /// Budget of one whole operation.
     pub timeout: Duration,
+    /// The kubelet's PodResources API, which says what devices a pod was allocated; `None` where no kubelet is.
+    pub pod_resources_socket: Option<PathBuf>,
+    /// Folder of the files that describe devices.
+    pub device_info: info::Folder,
     /// What the runtime sent for the default network's capabilities.
     pub runtime_config: Map<String, Value>,
     /// File that the log is appended to.
@@ -180,7 +188,7 @@ impl Config {
             default_networks: names(&view, "defaultNetworks")?,
             auxiliary_chain: auxiliary_chain(&view)?,
             conf_dir: path("confDir", "/etc/cni/multus/net.d")?,
-            cni_dir: state_folder(path("cniDir", "/var/lib/musubi")?)?,
+            cni_dir: absolute("cniDir", path("cniDir", "/var/lib/musubi")?)?,
             bin_dir: path("binDir", "/opt/cni/bin")?,
             manifest_dir: text(&view, "manifestDir")?.map(PathBuf::from),
             kubeconfig: text(&view, "kubeconfig")?.map(PathBuf::from),
@@ -197,6 +205,11 @@ impl Config {
             legacy_cni_args: view.opt_bool("legacyCniArgs")?.unwrap_or(true),
             status_for: status_for(&view)?,
             timeout: Duration::from_secs(view.uint("timeoutSeconds", 1..=3600)?.unwrap_or(90)),
+            pod_resources_socket: pod_resources_socket(&view)?,
+            device_info: info::Folder::new(absolute(
+                "deviceInfoDir",
+                path("deviceInfoDir", "/var/run/k8s.cni.cncf.io/devinfo")?,
+            )?),
             runtime_config: runtime_config(conf, &view)?,
             log_file: text(&view, "logFile")?.map(PathBuf::from),
             log_level: log_level(&view, &mut warnings)?,
@@ -256,15 +269,21 @@ fn agent_socket(view: &View<'_>) -> Result<Option<PathBuf>, ConfigError> {
 }
 
 /// ADD and DEL need not be called in one working directory.
-fn state_folder(path: PathBuf) -> Result<PathBuf, ConfigError> {
+fn absolute(key: &str, path: PathBuf) -> Result<PathBuf, ConfigError> {
     if path.is_absolute() {
         return Ok(path);
     }
-    Err(ConfigError::new("cniDir", format!("\"{}\" is not an absolute path", path.display())))
+    Err(ConfigError::new(key, format!("\"{}\" is not an absolute path", path.display())))
 }
 
 fn names(view: &View<'_>, key: &str) -> Result<Vec<String>, ConfigError> {
     Ok(view.strings(key)?.unwrap_or_default().into_iter().map(str::to_owned).collect())
+}
+
+/// An empty text says that there is no kubelet to ask.
+fn pod_resources_socket(view: &View<'_>) -> Result<Option<PathBuf>, ConfigError> {
+    let given = view.string("podResourcesSocket")?.unwrap_or("/var/lib/kubelet/pod-resources/kubelet.sock");
+    Ok((!given.is_empty()).then(|| PathBuf::from(given)))
 }
 
 fn default_network(view: &View<'_>) -> Result<DefaultNetwork, CniError> {
@@ -413,6 +432,9 @@ mod tests {
         assert_eq!(config.global_namespaces, BTreeSet::from(["default".to_owned()]));
         assert_eq!(config.timeout, Duration::from_secs(90));
         assert_eq!((config.status_for, config.log_level), (StatusFor::All, LogLevel::Warning));
+        let socket = PathBuf::from("/var/lib/kubelet/pod-resources/kubelet.sock");
+        assert_eq!(config.pod_resources_socket, Some(socket));
+        assert_eq!(config.device_info, info::Folder::new("/var/run/k8s.cni.cncf.io/devinfo".into()));
         assert!(config.log_to_stderr && config.legacy_cni_args && !config.namespace_isolation);
         assert!(config.manifest_dir.is_none() && config.readiness_file.is_none() && config.native_delegates.is_none());
         assert_eq!(config.warnings, Vec::<String>::new());
@@ -427,6 +449,7 @@ mod tests {
         assert!(matches!(config.default_network, DefaultNetwork::Inline(_)));
         assert_eq!(config.cni_dir, PathBuf::from("/var/lib/musubi"));
         assert_eq!((config.manifest_dir, config.multus_namespace.as_str()), (None, "kube-system"));
+        assert_eq!(parse(json!({"podResourcesSocket": ""})).unwrap().pod_resources_socket, None, "no kubelet to ask");
     }
 
     /// multus.md §1a: a Multus configuration works once `type` is changed.

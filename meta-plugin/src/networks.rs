@@ -22,6 +22,8 @@ pub struct Network {
     pub name: String,
     /// Its plugins.
     pub list: ConfList,
+    /// The resource whose devices it uses.
+    pub resource_name: Option<String>,
 }
 
 /// A network and what the pod asks of it.
@@ -87,7 +89,7 @@ impl Finder<'_> {
                     let mut list = list.clone();
                     // As in Multus, a configuration in line may go without a name.
                     let name = list.name.get_or_insert(NetworkName::parse(&self.config.name)?).to_string();
-                    Ok(Network { name, list })
+                    Ok(Network { name, list, resource_name: None })
                 })
                 .collect::<Result<_, CniError>>()?,
         }
@@ -131,7 +133,8 @@ impl Finder<'_> {
                 .with_details("give the definition a spec.config, or put a configuration of that name on every node")),
             },
         };
-        list.map(|list| Network { name: full_name.clone(), list }).map_err(|e| definition::in_network(&full_name, e))
+        let list = list.map_err(|e| definition::in_network(&full_name, e))?;
+        Ok(Network { name: full_name, list, resource_name: found.resource_name })
     }
 
     /// A network that our configuration names, in Multus' order: a definition, a file by its JSON name, a folder, a file.
@@ -195,7 +198,7 @@ impl Finder<'_> {
         // Chained plugins want a result before them; Multus has a plugin of its own give them an empty one.
         let Some(first) = list.plugins.first_mut() else { return Ok(None) };
         first.insert("prevResult", json!({"cniVersion": self.config.version.as_str()}));
-        Ok(Some(Wanted { network: Network { name: name.to_string(), list }, selection: None }))
+        Ok(Some(Wanted { network: Network { name: name.to_string(), list, resource_name: None }, selection: None }))
     }
 
     fn at_path(&self, path: &Path) -> Result<ConfList, CniError> {
@@ -210,7 +213,7 @@ impl Finder<'_> {
 
 fn named(list: ConfList, fallback: &str) -> Result<Network, CniError> {
     match &list.name {
-        Some(name) => Ok(Network { name: name.to_string(), list }),
+        Some(name) => Ok(Network { name: name.to_string(), list, resource_name: None }),
         None => Err(CniError::new(code::CONFIG, format!("the configuration of {fallback} has no \"name\""))),
     }
 }

@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::net::IpAddr;
+use std::path::PathBuf;
 
 use musubi_crds::NetworkSelection;
 use musubi_delegates::cni::{CniError, ConfList, ConfigError, InterfaceName, NetConf, code};
@@ -12,7 +13,8 @@ use serde_json::{Map, Value, json};
 
 use crate::check::{definition, pod as check_pod};
 use crate::config::Config;
-use crate::networks::Wanted;
+use crate::devices::{Device, Devices, Taken};
+use crate::networks::{Network, Wanted};
 
 /// What ADD is to do for one pod.
 #[derive(Debug)]
@@ -43,6 +45,10 @@ pub struct Planned {
     /// The gateways of the pod's default route, where this network is to have it; an empty list means those that its own
     /// IPAM returns.
     pub default_route: Option<Vec<IpAddr>>,
+    /// The device that was allocated to it; the plugins' configurations name it already.
+    pub device: Option<Device>,
+    /// Where that device is described, for the plugins to read and to rewrite.
+    pub device_info_file: Option<PathBuf>,
 }
 
 /// One plugin of an attachment.
@@ -61,16 +67,21 @@ impl fmt::Debug for PlannedDelegate {
     }
 }
 
-/// Plans the attachments of a pod. `interface` is the one the runtime asked for.
+/// Plans the attachments of a pod. `interface` is the one the runtime asked for; `devices` are taken from in plan order.
 ///
 /// # Errors
 /// Code 7 (or 2 for a value that nobody here serves): names the network, the key and what is accepted.
-pub fn plan(config: &Config, wanted: Vec<Wanted>, interface: &InterfaceName) -> Result<Plan, CniError> {
+pub fn plan(
+    config: &Config,
+    wanted: Vec<Wanted>,
+    interface: &InterfaceName,
+    mut devices: Devices,
+) -> Result<Plan, CniError> {
     let mut attachments = Vec::with_capacity(wanted.len());
     let mut warnings = config.warnings.clone();
     for (position, wanted) in wanted.into_iter().enumerate() {
         let name = wanted.network.name.clone();
-        let planned = attachment(config, wanted, position, interface, &mut warnings);
+        let planned = attachment(config, wanted, position, interface, &mut devices, &mut warnings);
         attachments.push(planned.map_err(|e| definition::in_network(&name, e))?);
     }
     unique_interfaces(&attachments)?;
@@ -83,12 +94,12 @@ pub fn plan(config: &Config, wanted: Vec<Wanted>, interface: &InterfaceName) -> 
 ///
 /// # Errors
 /// As [`plan`].
-pub fn hot_plugged(config: &Config, wanted: Wanted) -> Result<(Planned, Vec<String>), CniError> {
+pub fn hot_plugged(config: &Config, wanted: Wanted, mut devices: Devices) -> Result<(Planned, Vec<String>), CniError> {
     // Any place but the first, which is the default network's.
     const PLACE: usize = 1;
     let (name, mut warnings) = (wanted.network.name.clone(), Vec::new());
     let unused = InterfaceName::parse("eth0")?;
-    let planned = attachment(config, wanted, PLACE, &unused, &mut warnings);
+    let planned = attachment(config, wanted, PLACE, &unused, &mut devices, &mut warnings);
     Ok((planned.map_err(|e| definition::in_network(&name, e))?, warnings))
 }
 
@@ -97,9 +108,11 @@ fn attachment(
     wanted: Wanted,
     position: usize,
     interface: &InterfaceName,
+    devices: &mut Devices,
     warnings: &mut Vec<String>,
 ) -> Result<Planned, CniError> {
-    let Wanted { network, selection } = wanted;
+    let Wanted { network, mut selection } = wanted;
+    let device = device(&network, selection.as_mut(), devices, warnings)?;
     let list = network.list;
     let default = position == 0;
     let requested = selection.as_ref().and_then(|s| s.interface.as_ref());
@@ -125,11 +138,21 @@ fn attachment(
         by_capability = requests.runtime_config;
         runtime_config.extend(by_capability.clone());
     }
+    let device_info_file = (device.is_some() || check_pod::declares(&list, "CNIDeviceInfoFile"))
+        .then(|| devices.info_file(interface.as_str()))
+        .flatten();
+    runtime_config.extend(device.as_ref().map(|device| ("deviceID".to_owned(), device.id.as_str().into())));
+    let info_path = device_info_file.as_ref().map(|file| file.to_string_lossy().into_owned().into());
+    runtime_config.extend(info_path.map(|path| ("CNIDeviceInfoFile".to_owned(), path)));
     let mut delegates = Vec::with_capacity(list.plugins.len());
     for index in 0..list.plugins.len() {
-        let planned = delegate(config, &list, index, &runtime_config, selection.as_ref())?;
+        let mut planned = delegate(config, &list, index, &runtime_config, selection.as_ref())?;
         if let Runs::Native(native) = &planned.runs {
             warnings.extend(native.warnings().iter().map(|w| format!("network {}: {w}", network.name)));
+        }
+        if let Some(device) = &device {
+            planned.conf.insert("deviceID", device.id.as_str());
+            planned.conf.insert("pciBusID", device.id.as_str());
         }
         delegates.push(planned);
     }
@@ -142,7 +165,49 @@ fn attachment(
         args,
         by_capability,
         default_route: selection.and_then(|s| s.default_route),
+        device,
+        device_info_file,
     })
+}
+
+/// The device of a network. One that the annotation names is used only if none comes from the resource, as in Multus; that a
+/// device was to come from the resource and there is none, it does not make up for.
+fn device(
+    network: &Network,
+    selection: Option<&mut NetworkSelection>,
+    devices: &mut Devices,
+    warnings: &mut Vec<String>,
+) -> Result<Option<Device>, CniError> {
+    let requested = selection.as_ref().is_some_and(|selection| selection.device_id.is_some());
+    let needed_by = check_pod::needs_device(&network.list, selection.as_deref());
+    let Some(resource) = &network.resource_name else {
+        return needed_by.map_or(Ok(None), |plugin_type| Err(check_pod::no_resource(plugin_type)));
+    };
+    match devices.take(resource) {
+        Taken::Device(device) => {
+            if let Some(selection) = selection.filter(|_| requested) {
+                selection.device_id = None;
+                warnings.push(format!(
+                    "network {}: key \"deviceID\" is ignored: resource \"{}\" gives the device",
+                    network.name,
+                    resource.escape_debug()
+                ));
+            }
+            Ok(Some(device))
+        }
+        Taken::None { is_allocatable } if is_allocatable || needed_by.is_some() => {
+            Err(check_pod::no_device(resource, needed_by))
+        }
+        Taken::None { .. } => Ok(None),
+        Taken::Unasked => {
+            warnings.push(format!(
+                "network {}: where the kubelet has allocated a device of resource \"{}\" to the pod, ADD puts its id into the configuration of every plugin, as \"deviceID\" and \"pciBusID\"",
+                network.name,
+                resource.escape_debug()
+            ));
+            Ok(None)
+        }
+    }
 }
 
 fn delegate(
@@ -211,6 +276,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::devices::Pool;
     use crate::networks;
     use crate::store::{Definition, Pod, PodQuery, Store};
 
@@ -246,7 +312,7 @@ mod tests {
         annotations.extend(default.map(|text| (DEFAULT_NETWORK_ANNOTATION.to_owned(), text.to_owned())));
         let pod = Pod { namespace: "default".into(), name: "p".into(), annotations, ..Pod::default() };
         let wanted = networks::look_up(&config, Some(&pod), &Everywhere(definition.to_owned()))?;
-        plan(&config, wanted, &InterfaceName::parse("eth0")?)
+        plan(&config, wanted, &InterfaceName::parse("eth0")?, Devices::unasked())
     }
 
     fn ours() -> Value {
@@ -370,6 +436,34 @@ mod tests {
         let plan = plan_for(r#"[{"name":"a","cni-args":{"b":2,"c":3}}]"#, None, &ours(), definition).unwrap();
         let args = plan.attachments[1].delegates[0].conf.get("args").unwrap().to_string();
         assert_eq!(args, r#"{"x":1,"cni":{"a":1,"b":2,"c":3}}"#);
+    }
+
+    #[test]
+    fn devices_are_taken_in_plan_order() {
+        let config = Config::parse(&NetConf::parse(ours().to_string().as_bytes()).unwrap()).unwrap();
+        let list = ConfList::parse(br#"{"name":"n","plugins":[{"type":"sriov","x":1},{"type":"rdma"}]}"#).unwrap();
+        let wanted = ["a.com/vf", "b.com/vf", "a.com/vf"].map(|resource| Wanted {
+            network: Network { name: "n".into(), list: list.clone(), resource_name: Some(resource.into()) },
+            selection: None,
+        });
+        let allocated = [("b.com/vf", "7"), ("a.com/vf", "2"), ("a.com/vf", "1")];
+        let pool = Pool::new(allocated.map(|(resource, id)| (resource.to_owned(), id.to_owned())), []);
+        let interface = InterfaceName::parse("eth0").unwrap();
+        let plan = plan(&config, wanted.into(), &interface, Devices::of(pool)).unwrap();
+        let sent: Vec<String> = plan
+            .attachments
+            .iter()
+            .flat_map(|planned| &planned.delegates)
+            .map(|delegate| Value::Object(delegate.conf.0.clone()).to_string())
+            .collect();
+        let mut expected = Vec::new();
+        for id in [1, 7, 2] {
+            for head in [r#""type":"sriov","x":1"#, r#""type":"rdma""#] {
+                let tail = format!(r#""name":"n","cniVersion":"0.1.0","deviceID":"{id}","pciBusID":"{id}""#);
+                expected.push(format!("{{{head},{tail}}}"));
+            }
+        }
+        assert_eq!(sent, expected);
     }
 
     #[test]

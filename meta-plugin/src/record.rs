@@ -166,6 +166,12 @@ pub struct Attached {
     /// The chain's final result, of version 1.1.0.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub result: Option<Value>,
+    /// Where its device is described.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device_info_file: Option<PathBuf>,
+    /// What stood there after its plugins had run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device_info: Option<Value>,
     /// Links made for it alone.
     #[serde(default)]
     pub links: Vec<RecordedLink>,

@@ -79,7 +79,9 @@ fn gateways(result: &CniResult) -> Vec<IpAddr> {
 pub fn of_record(record: &Record) -> Vec<NetworkStatus> {
     let of = |attached: &Attached| {
         let result = attached.result().unwrap_or_default();
-        entries(&attached.network, &attached.interface, attached.default, &result)
+        let mut entries = entries(&attached.network, &attached.interface, attached.default, &result);
+        entries.iter_mut().for_each(|entry| entry.device_info = attached.device_info.clone());
+        entries
     };
     record.attachments.iter().flat_map(of).collect()
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use musubi_crds::{Bandwidth, NetworkSelection};
+use musubi_crds::{Bandwidth, NetworkSelection, RESOURCE_NAME_ANNOTATION};
 use musubi_delegates::cni::{CniError, ConfList, NetConf, code};
 use musubi_delegates::registry;
 use serde_json::{Map, Value, json};
@@ -29,6 +29,16 @@ const NOTHING_FROM_ARGS: &[&str] = &[
     "rdma",
     "route-override",
     "passthru",
+];
+
+/// External plugins that do nothing without a device, with the keys that name one, or what stands in for it.
+const NEEDS_DEVICE: &[(&str, &[&str])] = &[
+    ("sriov", &["deviceID"]),
+    ("ib-sriov", &["deviceID"]),
+    ("accelerated-bridge", &["deviceID"]),
+    ("host-device", &["device", "hwaddr", "kernelpath", "pciBusID"]),
+    // A port of OVN, which is an argument, says which bridge it is.
+    ("ovs", &["bridge", "deviceID", "args"]),
 ];
 
 /// Refuses a definition of another namespace where the configuration isolates namespaces.
@@ -195,8 +205,49 @@ fn ipam_type(plugin: &NetConf) -> Option<&str> {
     ipam.string("type").ok()?.filter(|t| !t.is_empty())
 }
 
-fn declares(list: &ConfList, capability: &str) -> bool {
+/// Whether a plugin of the chain declares a capability.
+#[must_use]
+pub fn declares(list: &ConfList, capability: &str) -> bool {
     list.plugins.iter().any(|plugin| plugin.has_capability(capability))
+}
+
+/// The type of the chain's plugin that does nothing without a device and has none yet: neither by its own configuration nor
+/// by the annotation.
+#[must_use]
+pub fn needs_device<'a>(list: &'a ConfList, selection: Option<&NetworkSelection>) -> Option<&'a str> {
+    let requested = selection.is_some_and(|selection| selection.device_id.is_some());
+    let argued = selection.is_some_and(|selection| selection.cni_args.is_some());
+    list.plugins.iter().find_map(|plugin| {
+        let plugin_type = plugin.plugin_type().ok()?;
+        let (_, keys) = NEEDS_DEVICE.iter().find(|(known, _)| *known == plugin_type)?;
+        let given = keys.iter().any(|key| plugin.get(key).is_some() || (*key == "args" && argued));
+        let comes_by_capability = requested && plugin.has_capability("deviceID");
+        (!given && !comes_by_capability).then_some(plugin_type)
+    })
+}
+
+/// The error for a network whose definition leaves a plugin without a device.
+#[must_use]
+pub fn no_resource(plugin_type: &str) -> CniError {
+    CniError::new(
+        code::CONFIG,
+        format!("plugin \"{plugin_type}\" needs a device, and neither configuration nor annotation names one"),
+    )
+    .with_details(format!(
+        "give the definition the annotation {RESOURCE_NAME_ANNOTATION} with a device plugin's resource"
+    ))
+}
+
+/// The error for a device that is wanted and not there. The kubelet allocates before it starts a pod, so trying again does
+/// not help.
+#[must_use]
+pub fn no_device(resource: &str, needed_by: Option<&str>) -> CniError {
+    let by = needed_by.map(|plugin_type| format!(", which plugin \"{plugin_type}\" needs")).unwrap_or_default();
+    CniError::new(
+        code::CONFIG,
+        format!("the pod was allocated no device of resource \"{}\" that is left for it{by}", resource.escape_debug()),
+    )
+    .with_details("have the pod's containers request as many devices of the resource as it has networks that name it")
 }
 
 /// The bandwidth plugin wants a burst beside each rate (multi-net 4.1.2.1 lets us choose it).

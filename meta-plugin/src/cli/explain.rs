@@ -16,6 +16,7 @@ use super::{Format, print, print_json, table};
 use crate::cancel::Cancel;
 use crate::check::pod::UNLIMITED_BURST;
 use crate::config::{Config, OUR_TYPE};
+use crate::devices::Devices;
 use crate::engine::read_store;
 use crate::networks;
 use crate::plan::{Plan, Planned, plan};
@@ -87,7 +88,8 @@ fn explain(options: &Options, bytes: &[u8]) -> Result<Plan, CniError> {
         };
         CniError::new(code::TRY_AGAIN, format!("pod {}/{} is {place}", options.namespace, options.pod))
     })?;
-    let mut plan = plan(&config, networks::look_up(&config, Some(&pod), store)?, &InterfaceName::parse("eth0")?)?;
+    let wanted = networks::look_up(&config, Some(&pod), store)?;
+    let mut plan = plan(&config, wanted, &InterfaceName::parse("eth0")?, Devices::unasked())?;
     plan.warnings.extend(store.warnings());
     plan.warnings.extend(missing_plugins(&config, &plan));
     if pod.host_network {

@@ -17,8 +17,9 @@ use super::{
 };
 use crate::check::definition;
 use crate::config::StatusFor;
+use crate::devices::{Devices, info};
 use crate::lock::{ContainerLock, GcFence};
-use crate::networks;
+use crate::networks::{self, Wanted};
 use crate::plan::{self, Plan, Planned};
 use crate::record::{self, Attached, Key, PodName, Record, RecordedDelegate, Running, State};
 use crate::records::{self, Stored};
@@ -47,7 +48,9 @@ impl Operation<'_> {
 
     fn add_for(&self, pod: Option<&Pod>) -> Result<Value, CniError> {
         let interface = self.request.interface()?;
-        let plan = plan::plan(&self.config, networks::look_up(&self.config, pod, self.store.as_ref())?, interface)?;
+        let wanted = networks::look_up(&self.config, pod, self.store.as_ref())?;
+        let devices = self.devices(pod, &wanted)?;
+        let plan = plan::plan(&self.config, wanted, interface, devices)?;
         for warning in plan.warnings.iter().skip(self.config.warnings.len()) {
             tracing::warn!("{warning}");
         }
@@ -134,6 +137,12 @@ impl Operation<'_> {
             .with_details("the pod was created anew under its old name; the runtime tries again with the new one")),
             _ => Ok(Some(pod)),
         }
+    }
+
+    /// The devices that networks may have.
+    pub(super) fn devices(&self, pod: Option<&Pod>, wanted: &[Wanted]) -> Result<Devices, CniError> {
+        let container = self.request.container_id()?;
+        Devices::of_pod(&self.config, pod, wanted, container, self.deadline, &self.caller.cancel)
     }
 
     /// The programs of all plugins that are not ours, found before anything is touched.
@@ -245,6 +254,8 @@ impl Operation<'_> {
                 })
                 .collect(),
             result: None,
+            device_info_file: planned.device_info_file.clone(),
+            device_info: None,
             links: Vec::new(),
         }
     }
@@ -325,6 +336,14 @@ pub(super) fn interfaces_are_free(planned: &[Planned], sandbox: &Namespace) -> R
     Ok(())
 }
 
+/// What the plugins of a network left of its device's description.
+fn read_device_info(planned: &Planned) -> Option<Value> {
+    info::read(planned.device_info_file.as_ref()?).unwrap_or_else(|problem| {
+        tracing::warn!("network {}: {problem}", planned.network);
+        None
+    })
+}
+
 /// The part of ADD that touches things.
 pub(super) struct Adding<'a> {
     pub(super) operation: &'a Operation<'a>,
@@ -382,6 +401,7 @@ impl Adding<'_> {
             pod: Some(self.sandbox),
             group: record.group,
         };
+        self.prepare_device_info(planned);
         let is_cancelled = || operation.caller.cancel.is_set();
         let mut previous: Option<CniResult> = None;
         for (index, delegate) in planned.delegates.iter().enumerate() {
@@ -413,7 +433,17 @@ impl Adding<'_> {
                 }
             };
         }
+        record.attachments[position].device_info = read_device_info(planned);
         Ok(previous.unwrap_or_default())
+    }
+
+    /// What a device is like is said for the plugins' and the status' sake; the network works without.
+    fn prepare_device_info(&self, planned: &Planned) {
+        let Some(file) = &planned.device_info_file else { return };
+        let of_device = planned.device.as_ref().map(|device| self.operation.config.device_info.of_device(device));
+        if let Err(problem) = info::prepare(file, of_device.as_deref()) {
+            tracing::warn!("network {}: {problem}", planned.network);
+        }
     }
 
     /// Runs another's plugin. The record on disk names its process while it runs, and is synced before the next.

@@ -7,6 +7,7 @@ use musubi_delegates::registry::{self, Runs};
 
 use super::teardown::sent_on_delete;
 use super::{Operation, Target, delegate_failed, not_ready};
+use crate::devices::Devices;
 use crate::networks;
 use crate::plan;
 use crate::record::{Attached, Key, Record, RecordedDelegate, State};
@@ -120,7 +121,7 @@ impl Operation<'_> {
         })?;
         let wanted = networks::default_only(&self.config, self.store.as_ref()).map_err(unavailable)?;
         let interface = musubi_delegates::cni::InterfaceName::parse("eth0")?;
-        let plan = plan::plan(&self.config, wanted, &interface).map_err(unavailable)?;
+        let plan = plan::plan(&self.config, wanted, &interface, Devices::unasked()).map_err(unavailable)?;
         for planned in &plan.attachments {
             let Some(network) = &planned.list.name else { continue };
             for delegate in &planned.delegates {

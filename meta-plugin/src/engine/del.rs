@@ -11,6 +11,7 @@ use musubi_delegates::standalone;
 
 use super::caller::Step;
 use super::{Operation, Target, by_name, joined, withdraw};
+use crate::devices::Devices;
 use crate::networks;
 use crate::plan;
 use crate::record::{Key, Record, State};
@@ -141,7 +142,7 @@ impl Operation<'_> {
         let manifests = self.config.manifest_dir.as_deref().and_then(|folder| DirectoryStore::read(folder).ok());
         let store = manifests.as_ref().map_or(self.store.as_ref(), |manifests| manifests);
         let wanted = networks::default_only(&self.config, store)?;
-        let plan = plan::plan(&self.config, wanted, interface)?;
+        let plan = plan::plan(&self.config, wanted, interface, Devices::unasked())?;
         for planned in plan.attachments.iter().rev() {
             let Some(network) = &planned.list.name else { continue };
             let target = Target {

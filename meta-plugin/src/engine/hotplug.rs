@@ -130,8 +130,11 @@ impl Operation<'_> {
         }
         let selections = parse_networks(&json!([element]).to_string(), "default")
             .map_err(|e| CniError::new(code::CONFIG, format!("interfaceAttributes: {e}")))?;
-        let wanted = Wanted { network: Network { name, list }, selection: selections.into_iter().next() };
-        let (planned, warnings) = plan::hot_plugged(&self.config, wanted)?;
+        // A configuration names no resource, so the kubelet has nothing to say of it.
+        let network = Network { name, list, resource_name: None };
+        let wanted = Wanted { network, selection: selections.into_iter().next() };
+        let devices = self.devices(None, std::slice::from_ref(&wanted))?;
+        let (planned, warnings) = plan::hot_plugged(&self.config, wanted, devices)?;
         for warning in warnings {
             tracing::warn!("{warning}");
         }

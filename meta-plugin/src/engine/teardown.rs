@@ -13,6 +13,7 @@ use musubi_delegates::netns::Namespace;
 use musubi_delegates::registry;
 
 use super::{Hands, Operation, Target, by_name, delegate_failed, locking};
+use crate::devices::info;
 use crate::lock::ContainerLock;
 use crate::record::{Attached, Record, RecordedDelegate, Running};
 use crate::records::{Records, Stored};
@@ -75,6 +76,11 @@ impl Teardown<'_> {
             }
         }
         errors.extend(undeleted);
+        // A plugin that failed is called again, with a configuration that names the file.
+        if errors.is_empty() {
+            let files = self.record.attachments.iter().filter_map(|attached| attached.device_info_file.as_ref());
+            errors.extend(files.filter_map(|file| info::remove(file).err()));
+        }
         errors
     }
 

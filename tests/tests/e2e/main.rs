@@ -9,6 +9,7 @@ mod bad_input;
 mod concurrency;
 mod demo;
 mod deploy;
+mod devices;
 mod examples;
 mod explain;
 mod faults;

@@ -1,6 +1,7 @@
 //! The node that the annotation's rows are tried on, and how each is tried: by the library and by `musubi explain`.
 
 use musubi::config::Config;
+use musubi::devices::Devices;
 use musubi::plan::Plan;
 use musubi::store::{DirectoryStore, PodQuery, Store};
 use musubi::{networks, plan};
@@ -43,7 +44,7 @@ pub fn node() -> Node {
         ("default", "ipvlan", single(json!({"type": "ipvlan", "master": "up0", "ipam": {"type": "static"}}))),
         ("default", "vlan", single(json!({"type": "vlan", "master": "up0", "vlanId": 5, "ipam": {"type": "dhcp"}}))),
         ("default", "dhcp", single(json!({"type": "bridge", "ipam": {"type": "dhcp"}}))),
-        ("default", "whereabouts", single(json!({"type": "ovs", "ipam": {"type": "whereabouts"}}))),
+        ("default", "whereabouts", single(json!({"type": "ovs", "bridge": "ovsbr0", "ipam": {"type": "whereabouts"}}))),
         ("default", "ovs", single(json!({"type": "ovs", "bridge": "ovsbr0"}))),
         ("default", "acme", single(json!({"type": "acme-cni"}))),
         ("default", "acmeipam", single(json!({"type": "ipvlan", "master": "up0", "ipam": {"type": "acme-ipam"}}))),
@@ -101,7 +102,8 @@ pub fn plan_of(node: &Node) -> Result<Plan, CniError> {
     let config = Config::parse(&conf)?;
     let store = DirectoryStore::read(&node.manifests())?;
     let pod = store.pod(&PodQuery::named("default", "p"))?.expect("the pod");
-    plan::plan(&config, networks::look_up(&config, Some(&pod), &store)?, &InterfaceName::parse("eth0")?)
+    let wanted = networks::look_up(&config, Some(&pod), &store)?;
+    plan::plan(&config, wanted, &InterfaceName::parse("eth0")?, Devices::unasked())
 }
 
 pub fn explain(node: &Node) -> Value {
