@@ -6,6 +6,7 @@ mod acceptance;
 mod annotations;
 mod bad_input;
 mod concurrency;
+mod containerd;
 mod demo;
 mod examples;
 mod explain;
