@@ -46,9 +46,11 @@ impl Cgroup {
 impl Drop for Cgroup {
     fn drop(&mut self) {
         let deadline = Instant::now() + ENOUGH;
-        while self.folders().iter().map(|folder| remove(folder)).fold(false, |any_left, removed| any_left | !removed)
-            && Instant::now() < deadline
-        {
+        loop {
+            let left = self.folders().into_iter().filter(|folder| !remove(folder)).count();
+            if left == 0 || Instant::now() > deadline {
+                return;
+            }
             std::thread::sleep(Duration::from_millis(10));
         }
     }
@@ -61,6 +63,6 @@ fn below(group: &Path) -> Vec<PathBuf> {
 
 /// Removes a group with those below it. Its files are the kernel's and go along.
 fn remove(group: &Path) -> bool {
-    below(group).iter().for_each(|group| drop(remove(group)));
-    fs::remove_dir(group).is_ok()
+    let all_below = below(group).iter().map(|group| remove(group)).fold(true, |all, removed| all & removed);
+    all_below && fs::remove_dir(group).is_ok()
 }

@@ -81,7 +81,9 @@ impl Pod {
             }),
             hostname: self.name.clone(),
             dns_config: Some(api::DnsConfig { servers: vec!["10.96.0.10".to_owned()] }),
-            port_mappings: ports.map(|&(host_port, container_port)| api::PortMapping { container_port, host_port }).collect(),
+            port_mappings: ports
+                .map(|&(host_port, container_port)| api::PortMapping { container_port, host_port })
+                .collect(),
             labels: pairs(&[
                 ("io.kubernetes.pod.name", &self.name),
                 ("io.kubernetes.pod.namespace", &self.namespace),

@@ -43,6 +43,7 @@ impl Machine {
     pub fn boot(host: &Netns, folder: &Path) -> Self {
         fs::create_dir_all(folder.join("var-lib")).expect("a folder");
         fs::copy("/proc/sys/kernel/random/uuid", folder.join("boot-id")).expect("an id of this boot");
+        let log = folder.join("boot.log");
         let mut starter = Command::new("setpriv")
             .args(["--pdeathsig", "KILL", "nsenter", &format!("--net={}", host.path().display())])
             .args(["unshare", "--mount", "--pid", "--fork", "--kill-child=SIGKILL"])
@@ -50,12 +51,15 @@ impl Machine {
             .arg(folder)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
+            .stderr(File::create(&log).expect("a log"))
             .spawn()
             .expect("util-linux is installed");
         let mut line = String::new();
         let stdout = starter.stdout.take().expect("a pipe");
         BufReader::new(stdout).read_line(&mut line).expect("a line of process 1");
-        let init = line.trim().parse().expect("a machine needs root's rights, see tests/in-namespaces");
+        let init = line.trim().parse().unwrap_or_else(|_| {
+            panic!("the machine does not boot: {}", fs::read_to_string(&log).unwrap_or_default());
+        });
         Self { starter, init }
     }
 

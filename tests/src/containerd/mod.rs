@@ -8,6 +8,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use musubi_delegates::netns::Namespace;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::Value;
 
 use crate::netns::Netns;
@@ -34,30 +36,39 @@ pub struct Containerd {
     daemon: Daemon,
     machine: Machine,
     cgroup: Cgroup,
-    /// Its node: the namespace that the plugins run in, our folders.
-    pub node: Node,
+    folder: PathBuf,
+    env: Vec<(String, String)>,
 }
 
 /// The process, killed with its value.
 #[derive(Debug)]
 struct Daemon(Child);
 
-impl Drop for Daemon {
-    fn drop(&mut self) {
+impl Daemon {
+    fn end(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
 }
 
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
 impl Containerd {
-    /// Starts one. Its folder of CNI configurations is empty; its plugins are ours (`musubi`, `loopback`) and what the
-    /// test adds to `bin`.
+    /// Starts one on a node: plugins run in the node's namespace, and all that is kept is below its folder. The folder of
+    /// CNI configurations is empty; plugins are ours (`musubi`, `loopback`) and what the test adds to `bin`.
     ///
     /// # Panics
     /// When it cannot run here: it takes root's rights and what `tests/setup.sh` fetches.
     #[must_use]
-    pub fn start(node: Node) -> Self {
-        assert!(is_root(), "containerd takes root's rights, not those in a user namespace: leave out its tests by --skip containerd");
+    pub fn start(node: &Node) -> Self {
+        assert!(
+            is_root(),
+            "containerd takes root's rights, not those in a user namespace: leave its tests out by `--skip containerd`"
+        );
         for folder in ["bin", "net.d"] {
             fs::create_dir_all(node.folder().join(folder)).expect("a folder");
         }
@@ -70,43 +81,38 @@ impl Containerd {
         started
     }
 
-    fn boot(node: Node) -> Self {
-        let cgroup = Cgroup::named_after(node.folder());
-        let machine = Machine::boot(&node.host, node.folder());
-        let daemon = start_daemon(&node, &machine);
-        let cri = Cri::new(&node.folder().join("containerd.sock"), &cgroup.path());
-        let booted = Self { cri, daemon, machine, cgroup, node };
+    fn boot(node: &Node) -> Self {
+        let (folder, env) = (node.folder().to_owned(), node.env.clone());
+        let cgroup = Cgroup::named_after(&folder);
+        let machine = Machine::boot(&node.host, &folder);
+        let daemon = start_daemon(&folder, &env, &machine);
+        let cri = Cri::new(&socket(&folder), &cgroup.path());
+        let booted = Self { cri, daemon, machine, cgroup, folder, env };
         booted.wait_until_it_answers();
         booted
     }
 
-    /// The runtime is killed, as by the kernel for want of memory, and starts again. Its pods go on; a plugin that it was
-    /// running goes on too, and nobody reads its answer.
-    pub fn kill_and_restart(&mut self) {
-        self.kill();
-        self.restart();
+    /// Kills the runtime alone. Its pods go on; so does a plugin that it was running, whose answer nobody reads.
+    ///
+    /// # Panics
+    /// When it has ended already.
+    pub fn kill(&self) {
+        let pid = i32::try_from(self.daemon.0.id()).expect("a process id");
+        kill(Pid::from_raw(pid), Signal::SIGKILL).expect("the runtime is killed");
     }
 
-    /// Kills the runtime alone.
-    pub fn kill(&mut self) {
-        let _ = self.daemon.0.kill();
-        let _ = self.daemon.0.wait();
-    }
-
-    /// Starts it again.
+    /// Starts the runtime again after it was killed.
     pub fn restart(&mut self) {
-        self.daemon = start_daemon(&self.node, &self.machine);
+        self.daemon.end();
+        self.daemon = start_daemon(&self.folder, &self.env, &self.machine);
         self.wait_until_it_answers();
     }
 
     /// The machine loses its power and boots: every process, network namespace, link and mount is gone, and `/run` with
     /// them. What is on disk is kept: our state folder, reservations, the runtime's own database.
     #[must_use]
-    pub fn reboot(self) -> Self {
-        let Self { cri, daemon, machine, cgroup, mut node } = self;
-        drop((cri, daemon));
-        drop(machine);
-        drop(cgroup);
+    pub fn reboot(self, node: &mut Node) -> Self {
+        drop(self);
         node.host = Netns::new();
         Self::boot(node)
     }
@@ -114,7 +120,7 @@ impl Containerd {
     /// Where the runtime looks for CNI configurations; it notices what is put there.
     #[must_use]
     pub fn conf_dir(&self) -> PathBuf {
-        self.node.folder().join("net.d")
+        self.folder.join("net.d")
     }
 
     /// Waits until the runtime has taken up a CNI configuration.
@@ -151,17 +157,24 @@ impl Containerd {
         folders.iter().flat_map(|folder| files(folder)).chain(self.cgroup.pods()).collect()
     }
 
+    /// The runtime's log: each step it takes, each reason why it fails.
+    #[must_use]
+    pub fn log(&self) -> String {
+        fs::read_to_string(log_file(&self.folder)).unwrap_or_default()
+    }
+
     fn wait_until_it_answers(&self) {
         self.until("containerd answers", || self.cri.version().is_ok());
     }
 
     fn import_image(&self) {
-        let archive = self.node.folder().join("image.tar");
+        let archive = self.folder.join("image.tar");
         fs::write(&archive, image::archive()).expect("an archive");
         let mut import = Command::new(format!("{DEBIAN}/containerd/usr/bin/ctr"));
-        import.arg("--address").arg(self.node.folder().join("containerd.sock"));
+        import.arg("--address").arg(socket(&self.folder));
         import.args(["--namespace", "k8s.io", "images", "import", "--no-unpack"]).arg(archive);
-        let output = self.machine.spawn(import_quietly(import)).wait_with_output().expect("its end");
+        import.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let output = self.machine.spawn(import).wait_with_output().expect("its end");
         assert!(output.status.success(), "import the image: {}", String::from_utf8_lossy(&output.stderr));
         self.until("the image is there", || self.cri.has_image(image::NAME).is_ok_and(|has| has));
     }
@@ -169,23 +182,10 @@ impl Containerd {
     fn until(&self, what: &str, mut is_so: impl FnMut() -> bool) {
         let deadline = Instant::now() + ENOUGH;
         while !is_so() {
-            assert!(Instant::now() < deadline, "still not so: {what}; its log ends:\n{}", self.log_tail());
+            assert!(Instant::now() < deadline, "still not so: {what}; containerd says:\n{}", self.log());
             std::thread::sleep(Duration::from_millis(5));
         }
     }
-
-    /// The last lines that the runtime logged.
-    #[must_use]
-    pub fn log_tail(&self) -> String {
-        let log = fs::read_to_string(log_file(&self.node)).unwrap_or_default();
-        let lines: Vec<&str> = log.lines().collect();
-        lines[lines.len().saturating_sub(20)..].join("\n")
-    }
-}
-
-fn import_quietly(mut import: Command) -> Command {
-    import.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
-    import
 }
 
 /// Whether root is root of the machine: a user namespace maps fewer users.
@@ -194,26 +194,31 @@ fn is_root() -> bool {
     mapped.split_whitespace().eq(["0", "0", "4294967295"]) && nix::unistd::geteuid().is_root()
 }
 
-fn start_daemon(node: &Node, machine: &Machine) -> Daemon {
-    let log = || File::options().create(true).append(true).open(log_file(node)).expect("a log");
+fn start_daemon(folder: &Path, env: &[(String, String)], machine: &Machine) -> Daemon {
+    let log = || File::options().create(true).append(true).open(log_file(folder)).expect("a log");
     let tools = [&format!("{DEBIAN}/containerd/usr/bin"), &format!("{DEBIAN}/runc/usr/sbin")];
-    let tools = tools.map(|folder| fs::canonicalize(folder).unwrap_or_else(|e| panic!("{folder}: {e}; run tests/setup.sh")));
+    let tools =
+        tools.map(|folder| fs::canonicalize(folder).unwrap_or_else(|e| panic!("{folder}: {e}; run tests/setup.sh")));
     let path = std::env::var("PATH").unwrap_or_default();
     let mut daemon = Command::new(tools[0].join("containerd"));
-    daemon.arg("--config").arg(node.folder().join("containerd.toml"));
-    daemon.env("PATH", format!("{}:{}:{path}", tools[0].display(), tools[1].display())).envs(node.env.iter().cloned());
+    daemon.arg("--config").arg(folder.join("containerd.toml"));
+    daemon.env("PATH", format!("{}:{}:{path}", tools[0].display(), tools[1].display())).envs(env.iter().cloned());
     daemon.stdin(Stdio::null()).stdout(log()).stderr(log());
     Daemon(machine.spawn(daemon))
 }
 
-fn log_file(node: &Node) -> PathBuf {
-    node.folder().join("containerd.log")
+fn log_file(folder: &Path) -> PathBuf {
+    folder.join("containerd.log")
+}
+
+fn socket(folder: &Path) -> PathBuf {
+    folder.join("containerd.sock")
 }
 
 /// What containerd is told: the native snapshotter works on every file system, and neither AppArmor nor a lower
 /// `oom_score_adj` is everywhere ours to set.
 fn configuration(folder: &Path) -> String {
-    let folder = folder.display();
+    let (folder, socket) = (folder.display(), socket(folder).display().to_string());
     format!(
         r#"version = 2
 root = "/var/lib/containerd"
@@ -221,7 +226,7 @@ state = "/run/containerd"
 disabled_plugins = ["io.containerd.internal.v1.tracing"]
 
 [grpc]
-address = "{folder}/containerd.sock"
+address = "{socket}"
 
 [plugins."io.containerd.grpc.v1.cri"]
 sandbox_image = "{image}"
