@@ -1,6 +1,7 @@
-//! The image of a pod's sandbox, built here as an OCI archive: one layer with one static program, `src/bin/pause.rs`.
+//! The image of a pod's sandbox, built here as an OCI archive: one layer with one static program, `pause.rs`.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
@@ -8,13 +9,16 @@ use std::sync::OnceLock;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-/// Its name.
+/// The program, as `build.rs` compiled it.
+const PAUSE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/pause"));
+
+/// The image's name.
 pub const NAME: &str = "musubi.test/pause:1";
 
 /// The archive, built once for all tests of a process.
 ///
 /// # Panics
-/// When the compiler or a tool is missing.
+/// When `tar` or `sha256sum` is missing.
 #[must_use]
 pub fn archive() -> &'static [u8] {
     static ARCHIVE: OnceLock<Vec<u8>> = OnceLock::new();
@@ -43,17 +47,14 @@ fn build() -> Vec<u8> {
     fs::read(archive).expect("the archive")
 }
 
-/// The one layer: the program alone.
+/// The one layer: the program alone. Its owner is root by number, whoever packs it.
 fn layer(folder: &Path) -> PathBuf {
     let root = folder.join("root");
     fs::create_dir(&root).expect("a folder");
-    let compiler = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
-    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/src/bin/pause.rs");
-    run(Command::new(compiler)
-        .args(["--edition", "2024", "-O", "-C", "target-feature=+crt-static", "-C", "strip=symbols", source, "-o"])
-        .arg(root.join("pause")));
+    fs::write(root.join("pause"), PAUSE).expect("the program");
+    fs::set_permissions(root.join("pause"), fs::Permissions::from_mode(0o755)).expect("the program can be run");
     let layer = folder.join("layer.tar");
-    tar(&root, &layer, &["pause"]);
+    tar(&root, &layer, &["--owner=0", "--group=0", "pause"]);
     layer
 }
 
@@ -108,8 +109,8 @@ impl Layout {
     }
 }
 
-fn tar(folder: &Path, archive: &Path, names: &[&str]) {
-    run(Command::new("tar").arg("--create").arg("--file").arg(archive).arg("--directory").arg(folder).args(names));
+fn tar(folder: &Path, archive: &Path, arguments: &[&str]) {
+    run(Command::new("tar").arg("--create").arg("--file").arg(archive).arg("--directory").arg(folder).args(arguments));
 }
 
 /// What a tool prints.
