@@ -38,7 +38,7 @@ impl Machine {
     /// calling thread at the latest.
     ///
     /// # Panics
-    /// Without root's rights, or when the kernel lacks a namespace.
+    /// Without the rights that `tests/in-namespaces` gets, or when the kernel lacks a namespace.
     #[must_use]
     pub fn boot(host: &Netns, folder: &Path) -> Self {
         fs::create_dir_all(folder.join("var-lib")).expect("a folder");

@@ -2,8 +2,8 @@
 //! folders of the test's own. Pods are run as the kubelet runs them, by CRI. Who writes the runtime's CNI configuration,
 //! and where pods and definitions come from, is the test's business.
 
-use std::fs::{self, File};
-use std::path::{Path, PathBuf};
+use std::fs;
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -16,15 +16,16 @@ use crate::netns::Netns;
 use crate::node::{Node, musubi};
 use cgroup::Cgroup;
 use cri::Cri;
+use daemon::Daemon;
 use machine::Machine;
 
 mod cgroup;
 pub mod cluster;
 pub mod cri;
+mod daemon;
 mod image;
 mod machine;
 
-const DEBIAN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/debian");
 /// How long a start may take.
 const ENOUGH: Duration = Duration::from_secs(20);
 
@@ -40,42 +41,21 @@ pub struct Containerd {
     env: Vec<(String, String)>,
 }
 
-/// The process, killed with its value.
-#[derive(Debug)]
-struct Daemon(Child);
-
-impl Daemon {
-    fn end(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        self.end();
-    }
-}
-
 impl Containerd {
     /// Starts one on a node: plugins run in the node's namespace, and all that is kept is below its folder. The folder of
     /// CNI configurations is empty; plugins are ours (`musubi`, `loopback`) and what the test adds to `bin`.
     ///
     /// # Panics
-    /// When it cannot run here: it takes root's rights and what `tests/setup.sh` fetches.
+    /// When it cannot run here: it takes what `tests/setup.sh` fetches and the rights that `tests/in-namespaces` gets.
     #[must_use]
     pub fn start(node: &Node) -> Self {
-        assert!(
-            is_root(),
-            "containerd takes root's rights, not those in a user namespace: leave its tests out by `--skip containerd`"
-        );
         for folder in ["bin", "net.d"] {
             fs::create_dir_all(node.folder().join(folder)).expect("a folder");
         }
         for plugin in ["musubi", "loopback"] {
             std::os::unix::fs::symlink(musubi(), node.folder().join("bin").join(plugin)).expect("a plugin");
         }
-        fs::write(node.folder().join("containerd.toml"), configuration(node.folder())).expect("a configuration");
+        daemon::configure(node.folder());
         let started = Self::boot(node);
         started.import_image();
         started
@@ -85,8 +65,8 @@ impl Containerd {
         let (folder, env) = (node.folder().to_owned(), node.env.clone());
         let cgroup = Cgroup::named_after(&folder);
         let machine = Machine::boot(&node.host, &folder);
-        let daemon = start_daemon(&folder, &env, &machine);
-        let cri = Cri::new(&socket(&folder), &cgroup.path());
+        let daemon = Daemon::start(&folder, &env, &machine);
+        let cri = Cri::new(&daemon::socket(&folder), &cgroup.path());
         let booted = Self { cri, daemon, machine, cgroup, folder, env };
         booted.wait_until_it_answers();
         booted
@@ -97,14 +77,14 @@ impl Containerd {
     /// # Panics
     /// When it has ended already.
     pub fn kill(&self) {
-        let pid = i32::try_from(self.daemon.0.id()).expect("a process id");
+        let pid = i32::try_from(self.daemon.pid()).expect("a process id");
         kill(Pid::from_raw(pid), Signal::SIGKILL).expect("the runtime is killed");
     }
 
     /// Starts the runtime again after it was killed.
     pub fn restart(&mut self) {
         self.daemon.end();
-        self.daemon = start_daemon(&self.folder, &self.env, &self.machine);
+        self.daemon = Daemon::start(&self.folder, &self.env, &self.machine);
         self.wait_until_it_answers();
     }
 
@@ -115,6 +95,21 @@ impl Containerd {
         drop(self);
         node.host = Netns::new();
         Self::boot(node)
+    }
+
+    /// The runtime's socket.
+    #[must_use]
+    pub fn socket(&self) -> PathBuf {
+        daemon::socket(&self.folder)
+    }
+
+    /// Starts a program of the node's beside the runtime: it sees the paths and processes that plugins see.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    #[must_use]
+    pub fn spawn(&self, command: Command) -> Child {
+        self.machine.spawn(command)
     }
 
     /// Where the runtime looks for CNI configurations; it notices what is put there.
@@ -137,19 +132,38 @@ impl Containerd {
     /// When it has none.
     #[must_use]
     pub fn netns(&self, id: &str) -> Namespace {
+        let path = self.machine.path(&self.netns_path(id));
+        Namespace::open(&path).expect("it can be entered").expect("it is there")
+    }
+
+    /// Where the runtime keeps the network namespace of a sandbox: what plugins get as `CNI_NETNS`.
+    ///
+    /// # Panics
+    /// When it has none.
+    #[must_use]
+    pub fn netns_path(&self, id: &str) -> String {
         let told = self.cri.status(id).expect("a sandbox");
         let info: Value = serde_json::from_str(&told.info["info"]).expect("JSON");
         let namespaces = info["runtimeSpec"]["linux"]["namespaces"].as_array().expect("namespaces");
         let network = namespaces.iter().find(|namespace| namespace["type"] == "network").expect("its network");
-        let path = self.machine.path(network["path"].as_str().expect("a path"));
-        Namespace::open(&path).expect("it can be entered").expect("it is there")
+        network["path"].as_str().expect("a path").to_owned()
+    }
+
+    /// The runtime's own note of what it sent for a sandbox and what it got back: `result`, `config`, `capabilityArgs`.
+    ///
+    /// # Panics
+    /// When there is none.
+    #[must_use]
+    pub fn note(&self, network: &str, id: &str) -> Value {
+        let file = self.machine.path(&format!("/var/lib/cni/results/{network}-{id}-eth0"));
+        serde_json::from_slice(&fs::read(file).expect("the runtime's note")).expect("JSON")
     }
 
     /// What pods have left on the node that only a runtime makes: network namespaces, its notes of results, control
     /// groups.
     #[must_use]
     pub fn leftovers(&self) -> Vec<PathBuf> {
-        let folders = ["/run/netns", "/var/lib/cni/results", "/var/lib/cni/cache/results"];
+        let folders = ["/run/netns", "/var/lib/cni/results"];
         let files = |folder: &str| {
             let entries = fs::read_dir(self.machine.path(folder)).into_iter().flatten().flatten();
             entries.map(|entry| entry.path()).collect::<Vec<_>>()
@@ -160,7 +174,7 @@ impl Containerd {
     /// The runtime's log: each step it takes, each reason why it fails.
     #[must_use]
     pub fn log(&self) -> String {
-        fs::read_to_string(log_file(&self.folder)).unwrap_or_default()
+        fs::read_to_string(daemon::log_file(&self.folder)).unwrap_or_default()
     }
 
     fn wait_until_it_answers(&self) {
@@ -170,8 +184,8 @@ impl Containerd {
     fn import_image(&self) {
         let archive = self.folder.join("image.tar");
         fs::write(&archive, image::archive()).expect("an archive");
-        let mut import = Command::new(format!("{DEBIAN}/containerd/usr/bin/ctr"));
-        import.arg("--address").arg(socket(&self.folder));
+        let mut import = Command::new(daemon::program("containerd/usr/bin/ctr"));
+        import.arg("--address").arg(self.socket());
         import.args(["--namespace", "k8s.io", "images", "import", "--no-unpack"]).arg(archive);
         import.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         let output = self.machine.spawn(import).wait_with_output().expect("its end");
@@ -186,60 +200,4 @@ impl Containerd {
             std::thread::sleep(Duration::from_millis(5));
         }
     }
-}
-
-/// Whether root is root of the machine: a user namespace maps fewer users.
-fn is_root() -> bool {
-    let mapped = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
-    mapped.split_whitespace().eq(["0", "0", "4294967295"]) && nix::unistd::geteuid().is_root()
-}
-
-fn start_daemon(folder: &Path, env: &[(String, String)], machine: &Machine) -> Daemon {
-    let log = || File::options().create(true).append(true).open(log_file(folder)).expect("a log");
-    let tools = [&format!("{DEBIAN}/containerd/usr/bin"), &format!("{DEBIAN}/runc/usr/sbin")];
-    let tools =
-        tools.map(|folder| fs::canonicalize(folder).unwrap_or_else(|e| panic!("{folder}: {e}; run tests/setup.sh")));
-    let path = std::env::var("PATH").unwrap_or_default();
-    let mut daemon = Command::new(tools[0].join("containerd"));
-    daemon.arg("--config").arg(folder.join("containerd.toml"));
-    daemon.env("PATH", format!("{}:{}:{path}", tools[0].display(), tools[1].display())).envs(env.iter().cloned());
-    daemon.stdin(Stdio::null()).stdout(log()).stderr(log());
-    Daemon(machine.spawn(daemon))
-}
-
-fn log_file(folder: &Path) -> PathBuf {
-    folder.join("containerd.log")
-}
-
-fn socket(folder: &Path) -> PathBuf {
-    folder.join("containerd.sock")
-}
-
-/// What containerd is told: the native snapshotter works on every file system, and neither AppArmor nor a lower
-/// `oom_score_adj` is everywhere ours to set.
-fn configuration(folder: &Path) -> String {
-    let (folder, socket) = (folder.display(), socket(folder).display().to_string());
-    format!(
-        r#"version = 2
-root = "/var/lib/containerd"
-state = "/run/containerd"
-disabled_plugins = ["io.containerd.internal.v1.tracing"]
-
-[grpc]
-address = "{socket}"
-
-[plugins."io.containerd.grpc.v1.cri"]
-sandbox_image = "{image}"
-restrict_oom_score_adj = true
-disable_apparmor = true
-
-[plugins."io.containerd.grpc.v1.cri".cni]
-conf_dir = "{folder}/net.d"
-bin_dir = "{folder}/bin"
-
-[plugins."io.containerd.grpc.v1.cri".containerd]
-snapshotter = "native"
-"#,
-        image = image::NAME
-    )
 }

@@ -4,6 +4,8 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::Write;
+use std::process::{Command, Stdio};
 
 use musubi_delegates::netns::Namespace;
 use musubi_tests::containerd::Containerd;
@@ -273,6 +275,53 @@ echo "$CNI_COMMAND ${version%%'"'*} annotations:$annotations" >> $D/calls"#;
     let expected = ["ADD 0.4.0 annotations:yes", "DEL 0.4.0 annotations:yes", "DEL 0.4.0 annotations:yes"];
     assert_eq!(stage.scene.calls(), expected);
     stage.assert_nothing_is_left("version");
+}
+
+/// Calls our program as a runtime of another kind or age would, on the same node.
+fn call(stage: &Stage, command: &str, version: &str, id: Option<&str>, more: Value) -> (bool, String) {
+    let list = configuration(&stage.scene.config);
+    let mut conf = list["plugins"][0].clone();
+    conf["cniVersion"] = version.into();
+    conf["name"] = list["name"].clone();
+    conf.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    let bin = stage.scene.node.folder().join("bin");
+    let mut call = Command::new(bin.join("musubi"));
+    call.env("CNI_COMMAND", command).env("CNI_PATH", bin);
+    if let Some(id) = id {
+        call.env("CNI_CONTAINERID", id).env("CNI_NETNS", stage.runtime.netns_path(id)).env("CNI_IFNAME", "eth0");
+    }
+    call.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut child = stage.runtime.spawn(call);
+    child.stdin.take().unwrap().write_all(conf.to_string().as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    (output.status.success(), String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+#[test]
+fn commands_that_this_runtime_never_sends_work_on_its_pods() {
+    let stage = Stage::new();
+    let pods = ["one", "two"].map(|name| Pod::selecting(name, "blue"));
+    let [one, two] = pods.each_ref().map(|pod| stage.run(pod));
+    let done = (true, String::new());
+    assert_eq!(call(&stage, "STATUS", "1.1.0", None, json!({})), done);
+
+    let check = |id: &str| {
+        let note = stage.runtime.note("musubi-network", id);
+        call(&stage, "CHECK", "0.4.0", Some(id), json!({"prevResult": note["result"]}))
+    };
+    assert_eq!([check(&one), check(&two)], [done.clone(), done.clone()]);
+
+    let keep = |ids: &[&String]| {
+        let valid: Vec<Value> = ids.iter().map(|id| json!({"containerID": id, "ifname": "eth0"})).collect();
+        call(&stage, "GC", "1.1.0", None, json!({"cni.dev/valid-attachments": valid}))
+    };
+    assert_eq!(keep(&[&one, &two]), done);
+    assert_eq!([check(&one), check(&two)], [done.clone(), done.clone()], "both are wanted");
+    assert_eq!(keep(&[&one]), done);
+    assert_eq!(stage.scene.reserved(), ["blue/10.2.0.2", "default-network/10.1.0.2"], "the other's are free again");
+    stage.assert_attached(&pods[0], &one, &["blue"]);
+    [one, two].iter().for_each(|id| stage.remove(id));
+    stage.assert_nothing_is_left("GC");
 }
 
 #[test]
