@@ -387,6 +387,38 @@ fn a_runtime_killed_during_add_leaves_nothing_once_the_sandbox_is_removed() {
     }
 }
 
+/// At whatever point it was with each pod. What a killed runtime leaves behind itself (a namespace, control groups) is its
+/// own affair.
+#[test]
+fn a_runtime_killed_in_a_crowd_leaves_nothing_of_ours_once_its_sandboxes_are_removed() {
+    let mut stage = Stage::new();
+    for round in 1..=3 {
+        std::thread::scope(|scope| {
+            let stage = &stage;
+            scope.spawn(move || {
+                crowd(16, 8, |number| {
+                    let pod = Pod::selecting(&format!("pod-{round}-{number}"), "blue,green");
+                    stage.cluster.create(&stage.scene.node, &pod);
+                    // From some moment on nobody answers.
+                    if let Ok(id) = stage.runtime.cri.run(&pod) {
+                        let _ = stage.runtime.cri.stop(&id).and_then(|()| stage.runtime.cri.remove(&id));
+                    }
+                });
+            });
+            until("some pods are attached", || stage.scene.records().len() > round);
+            stage.runtime.kill();
+        });
+        stage.runtime.restart();
+        let known = stage.list();
+        assert!(!known.is_empty(), "round {round}: the runtime was killed too late");
+        known.iter().for_each(|sandbox| stage.remove(&sandbox.id));
+        stage.scene.nothing_is_left(&[], &[], &format!("round {round}"));
+    }
+    let pod = Pod::selecting("last", "blue,green");
+    let id = stage.run(&pod);
+    stage.assert_attached(&pod, &id, &["blue", "green"]);
+}
+
 #[test]
 fn after_a_boot_the_next_pods_get_the_addresses_of_those_before() {
     let mut stage = Stage::new();
