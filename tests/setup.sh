@@ -1,15 +1,14 @@
 #!/bin/sh
 # Fetches what the tests need from Debian and leaves it in target/debian/: a kernel with its modules for the virtual
-# machine, the reference CNI plugins, and a container runtime. They are unpacked, not installed; only QEMU is installed,
-# if missing.
-# Run it again at will: it is quiet and needs no network once everything is there.
+# machine, the reference CNI plugins, and a runtime that calls ours. They are unpacked, not installed; only QEMU is
+# installed, if missing. Run it again at will: it is quiet and needs no network once everything is there.
 #
 #   tests/setup.sh            everything
 #   tests/setup.sh toolchain  a C compiler and libc alone, which linking a static Rust program takes
 #
 #   target/debian/kernel/boot/vmlinuz-*     target/debian/kernel/lib/modules/*
 #   target/debian/containernetworking-plugins/usr/lib/cni/*
-#   target/debian/containerd/usr/bin/*      target/debian/runc/usr/*bin/runc
+#   target/debian/containerd/usr/bin/*      target/debian/runc/usr/sbin/runc
 set -eu
 
 cd "$(dirname "$0")/.."
@@ -22,10 +21,8 @@ main() {
     command -v qemu-system-x86_64 >/dev/null || install_package qemu-system-x86
     command -v xz >/dev/null || install_package xz-utils
     [ -e $debian/kernel/.complete ] || { find_kernel_package; unpack "$kernel_package" kernel; }
-    [ -e $debian/containernetworking-plugins/.complete ] ||
-        unpack containernetworking-plugins containernetworking-plugins
-    for runtime in containerd runc; do
-        [ -e $debian/$runtime/.complete ] || unpack $runtime $runtime
+    for package in containernetworking-plugins containerd runc; do
+        [ -e $debian/$package/.complete ] || unpack $package $package
     done
 }
 

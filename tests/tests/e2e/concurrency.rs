@@ -2,30 +2,11 @@
 
 use std::collections::HashSet;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use musubi_tests::node::{Sandbox, link_names};
 use serde_json::json;
 
-use crate::scene::{Scene, masqueraded};
-
-/// Runs `work` for each of `count` pods, so many at a time.
-pub fn crowd(count: usize, at_a_time: usize, work: impl Fn(usize) + Sync) {
-    let next = AtomicUsize::new(0);
-    std::thread::scope(|scope| {
-        for _ in 0..at_a_time {
-            scope.spawn(|| {
-                loop {
-                    let number = next.fetch_add(1, Ordering::Relaxed);
-                    if number >= count {
-                        return;
-                    }
-                    work(number);
-                }
-            });
-        }
-    });
-}
+use crate::scene::{Scene, crowd, masqueraded};
 
 #[test]
 fn a_burst_of_pods_gets_distinct_addresses_and_leaves_nothing() {

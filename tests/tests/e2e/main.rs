@@ -7,6 +7,7 @@ mod agent;
 mod annotations;
 mod bad_input;
 mod concurrency;
+mod containerd;
 mod demo;
 mod deploy;
 mod devices;
