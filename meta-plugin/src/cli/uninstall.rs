@@ -12,12 +12,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use clap::Args;
-use nix::sched::{CloneFlags, setns};
 use nix::sys::signal::{SigSet, Signal};
 use serde_json::Value;
 
 use super::install::{BIN_DIR, PluginFolder};
 use super::{StateDir, print};
+use crate::agent::host_mounts;
 use crate::config::OUR_TYPE;
 use crate::engine::gc::find_stale;
 use crate::records::{Records, Stored};
@@ -64,20 +64,13 @@ pub struct Options {
 }
 
 pub(super) fn run(options: &Options) -> anyhow::Result<ExitCode> {
-    if options.host {
-        enter_host()?;
+    let host = options.host.then_some(Path::new("/proc/1/ns/mnt"));
+    if let Some(problem) = host_mounts::enter(host).problem() {
+        bail!("{problem}");
     }
     let done = uninstall(options)?;
     print(&lines(&done))?;
     if options.stay { stay(options, done) } else { Ok(ExitCode::SUCCESS) }
-}
-
-/// Must be called before there are threads: they would share the root and the working folder.
-fn enter_host() -> anyhow::Result<()> {
-    let namespace = File::open("/proc/1/ns/mnt")
-        .context("cannot open the mount namespace of process 1 (takes hostPID and the capability SYS_PTRACE)")?;
-    setns(namespace, CloneFlags::CLONE_NEWNS)
-        .context("cannot enter the mount namespace of process 1 (takes the capabilities SYS_ADMIN and SYS_CHROOT)")
 }
 
 /// Repeats until a signal ends it. The first process of a container gets only the signals it waits for.

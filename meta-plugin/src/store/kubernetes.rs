@@ -7,13 +7,14 @@ mod event;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use hyper::header::{ACCEPT, HeaderValue};
 use k8s_openapi::api::core::v1::{Event as KubernetesEvent, Pod as KubernetesPod};
-use kube::Api;
 use kube::api::{Patch, PatchParams, PostParams};
-use kube::core::{ObjectMeta, Status};
+use kube::core::{ObjectMeta, PartialObjectMeta, Request, Status};
+use kube::{Api, Client, Resource};
 use musubi_crds::{NETWORK_STATUS_ANNOTATION, NetworkAttachmentDefinition, NetworkStatus, status};
 use musubi_delegates::cni::{CniError, code};
-use serde_json::json;
+use serde_json::{Value, json};
 
 pub use self::connection::{Connection, Source};
 use self::connection::{Failure, Patience};
@@ -107,13 +108,7 @@ impl Store for KubernetesStore {
         let annotations = json!({NETWORK_STATUS_ANNOTATION: status::to_annotation(statuses)});
         // The server refuses the patch for another uid: a pod created anew under this name keeps its own status.
         let patch = Patch::Merge(json!({"metadata": {"uid": uid, "annotations": annotations}}));
-        let params = PatchParams::default();
-        let written = self.connection.call("patch pod", &patience, |client| {
-            let (patch, params) = (&patch, &params);
-            async move {
-                Api::<KubernetesPod>::namespaced(client, &pod.namespace).patch_metadata(&pod.name, params, patch).await
-            }
-        });
+        let written = self.connection.call("patch pod", &patience, |client| patch_status(client, pod, &patch));
         match written {
             Ok(_) => Ok(()),
             Err(Failure::Refused(status)) if status.code == 404 => Err(is_gone(pod)),
@@ -191,6 +186,22 @@ pub fn definition_of(namespace: &str, name: &str, object: &NetworkAttachmentDefi
 fn is_gone(pod: &Pod) -> CniError {
     CniError::new(code::TRY_AGAIN, format!("pod {} is not in the API any more", pod.key()))
         .with_details("it was deleted while it started; its sandbox is removed next")
+}
+
+/// Through the status: who may patch the pod itself may change what it runs, and the agent is not given that. The answer is
+/// the metadata alone.
+async fn patch_status(
+    client: Client,
+    pod: &Pod,
+    patch: &Patch<Value>,
+) -> kube::Result<PartialObjectMeta<KubernetesPod>> {
+    const METADATA: &str = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
+    let pods = Request::new(KubernetesPod::url_path(&(), Some(&pod.namespace)));
+    let mut request = pods
+        .patch_subresource("status", &pod.name, &PatchParams::default(), patch)
+        .map_err(kube::Error::BuildRequest)?;
+    request.headers_mut().insert(ACCEPT, HeaderValue::from_static(METADATA));
+    client.request(request).await
 }
 
 /// A patch with another uid is 422, and its cause names the field (recorded of Kubernetes 1.36).
