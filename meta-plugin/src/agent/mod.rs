@@ -5,5 +5,5 @@ pub mod credentials;
 pub mod history;
 pub mod host_mounts;
 pub mod metrics;
-mod primary;
+pub mod primary;
 pub mod runtime_conf;
