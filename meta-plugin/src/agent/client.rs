@@ -18,6 +18,8 @@ use crate::config::Config;
 
 /// How much longer than the operation itself may take its answer is waited for: undoing a failed ADD takes its own time.
 const GRACE: Duration = Duration::from_secs(30);
+/// How long what the agent knows by heart may take.
+const GET_TIME: Duration = Duration::from_secs(5);
 /// The longest head of an answer, in bytes.
 const LONGEST_HEAD: usize = 16 << 10;
 
@@ -52,6 +54,28 @@ pub fn ask(config: &Config, request: &Request, id: &str) -> Asked {
             None => at("answer", &ErrorKind::UnexpectedEof.into()),
         },
         Err(error) => at("answer", &error),
+    }
+}
+
+/// What the agent answers to a GET, as JSON.
+///
+/// # Errors
+/// There is no agent, or its answer is none.
+pub fn get(socket: &Path, path: &str) -> io::Result<Value> {
+    let limit = Instant::now() + GET_TIME;
+    let mut stream = open(socket)?;
+    stream.set_write_timeout(Some(left(limit)?))?;
+    stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: musubi\r\nConnection: close\r\n\r\n").as_bytes())?;
+    let mut answer = Vec::new();
+    read_to_end(&mut stream, &mut answer, limit)?;
+    let mut headers = [httparse::EMPTY_HEADER; 32];
+    let mut head = httparse::Response::new(&mut headers);
+    match head.parse(&answer) {
+        Ok(httparse::Status::Complete(length)) if head.code == Some(200) => {
+            Ok(serde_json::from_slice(&answer[length..])?)
+        }
+        Ok(httparse::Status::Complete(length)) => Err(refusal(head.code, &answer[length..])),
+        _ => Err(io::Error::new(ErrorKind::InvalidData, "what it says is no HTTP")),
     }
 }
 

@@ -27,7 +27,6 @@ const KEYS: &[&str] = &[
     "chrootDir",
     "forceCNIVersion",
     "criSocket",
-    "podResourcesSocket",
     "reconcileSeconds",
     "workers",
     "queue",
@@ -93,8 +92,6 @@ pub struct AgentConfig {
     pub log_format: LogFormat,
     /// The runtime's socket; `None`: the runtime is not asked.
     pub cri_socket: Option<PathBuf>,
-    /// Kubelet's socket for allocated devices.
-    pub pod_resources_socket: PathBuf,
     /// Between two looks at what is left over.
     pub reconcile: Duration,
     /// Operations that run at once.
@@ -153,8 +150,6 @@ impl AgentConfig {
             log_to_stderr: plugin.log_to_stderr,
             log_format: log_format(&view)?,
             cri_socket: socket(&view, "criSocket")?,
-            pod_resources_socket: socket(&view, "podResourcesSocket")?
-                .unwrap_or_else(|| PathBuf::from("/var/lib/kubelet/pod-resources/kubelet.sock")),
             reconcile: Duration::from_secs(view.uint("reconcileSeconds", 1..=86_400)?.unwrap_or(300)),
             workers: workers.map_or(16, number),
             queue: queue.map_or(256, number),
@@ -399,7 +394,6 @@ mod tests {
         assert_eq!((config.workers, config.queue, config.events_per_second), (16, 256, 50));
         assert_eq!(config.reconcile, Duration::from_secs(300));
         assert_eq!(config.host_mount_namespace, Some(PathBuf::from("/proc/1/ns/mnt")));
-        assert_eq!(config.pod_resources_socket, PathBuf::from("/var/lib/kubelet/pod-resources/kubelet.sock"));
         assert_eq!((config.log_level, config.log_format), (LogLevel::Warning, LogFormat::Text));
         assert!(config.metrics_address.is_none() && config.cri_socket.is_none() && config.memory_limit.is_none());
         assert!(config.master.is_none() && config.ready_configuration.is_none() && !config.override_network_name);

@@ -12,7 +12,7 @@ pub mod metrics;
 mod operations;
 mod plugin_cgroup;
 pub mod pool;
-mod primary;
+pub mod primary;
 pub mod protocol;
 pub mod reconcile;
 pub mod runtime_conf;

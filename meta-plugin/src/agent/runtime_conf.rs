@@ -611,13 +611,16 @@ mod tests {
         node.network("20-other.conflist", "other");
         let mut keeper = node.keeper();
         assert_eq!(keeper.look(node.now), &node.written("10-a.conflist"));
-        let good = node.ours();
+        let (good, mut now) = (node.ours(), node.now);
         let half = &network("a").to_string()[..40];
         for (harm, why) in
             [("", "EOF"), (half, "not JSON"), ("{}", "plugins"), (r#"{"name":"a","plugins":[]}"#, "plugin")]
         {
             node.put("10-a.conflist", harm);
-            let State::Stale { reason } = keeper.look(node.now) else { panic!("{harm:?}: {:?}", keeper.state()) };
+            // Somebody may take ours away at the same time.
+            fs::remove_file(node.path(FILE)).unwrap();
+            now += RESTORE_INTERVAL;
+            let State::Stale { reason } = keeper.look(now) else { panic!("{harm:?}: {:?}", keeper.state()) };
             assert!(reason.contains("10-a.conflist") && reason.contains(why), "{harm:?}: {reason}");
             assert_eq!(node.ours(), good, "{harm:?}");
         }

@@ -5,18 +5,23 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use musubi_delegates::cni::CniError;
+
 use super::Agent;
 use super::metrics::RecordCounts;
-use super::reconcile::{Options, Reconciler, run_once};
+use super::reconcile::{AskRuntime, Options, Reconciler, run_once};
 use crate::cancel::Cancel;
 use crate::engine::gc::DEVICE_INFO;
 use crate::engine::pending;
 use crate::record::State;
 use crate::records::{Records, Stored};
 use crate::store::{DirectoryStore, KubernetesStore, Store};
+use crate::{cri, grpc};
 
 /// Between two looks at what is due.
 const PAUSE: Duration = Duration::from_secs(1);
+/// How long the runtime may take to list its sandboxes.
+const CRI_TIME: Duration = Duration::from_secs(10);
 /// How long the statuses of one look may take.
 const STATUS_TIME: Duration = Duration::from_secs(30);
 
@@ -41,16 +46,31 @@ pub(super) fn keep(agent: &Arc<Agent>) {
 
 fn pass(agent: &Agent, state_dir: &Path, reconciler: &mut Reconciler) {
     let store = store(agent);
-    let options = Options { device_info: Path::new(DEVICE_INFO), ask_runtime: None, store: Some(store.as_ref()) };
+    let device_info = agent.config.plugin_text("deviceInfoDir").map(|folder| Path::new(folder).join("cni"));
+    let ask = agent.config.cri_socket.as_deref().map(|socket| move || sandboxes(socket));
+    let options = Options {
+        now: Instant::now(),
+        device_info: device_info.as_deref().unwrap_or(Path::new(DEVICE_INFO)),
+        ask_runtime: ask.as_ref().map(|ask| ask as AskRuntime<'_>),
+        store: Some(store.as_ref()),
+    };
     match run_once(state_dir, options, reconciler) {
         Ok(report) => {
             for (kind, count) in &report.found {
                 (0..*count).for_each(|_| agent.metrics.leak(kind.as_str()));
             }
+            for error in &report.errors {
+                tracing::debug!("looking for what was left behind: {error}");
+            }
         }
         Err(error) => tracing::warn!("looking for what was left behind: {error}"),
     }
     agent.metrics.records(counts(state_dir));
+}
+
+fn sandboxes(socket: &Path) -> Result<Vec<String>, CniError> {
+    let known = grpc::wait(Instant::now() + CRI_TIME, &Cancel::default(), cri::sandboxes(socket))?;
+    Ok(known.into_iter().map(|sandbox| sandbox.id).collect())
 }
 
 /// Where statuses go.

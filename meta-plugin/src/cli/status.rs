@@ -1,11 +1,15 @@
 //! `musubi status`: what pods have on this node, from the records.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
+use anyhow::Context;
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::{Format, StateDir, print, print_json, short_id, table};
+use super::{Format, StateDir, history, print, print_json, short_id, table};
+use crate::agent;
+use crate::config::AGENT_SOCKET;
 use crate::record::{Attached, Record, State, now};
 use crate::records::{Records, Stored};
 
@@ -14,12 +18,21 @@ use crate::records::{Records, Stored};
 pub struct Options {
     #[command(flatten)]
     state: StateDir,
+    /// The agent's last operations with their timings, in place of what pods have
+    #[arg(long)]
+    history: bool,
+    /// The agent's socket, for --history
+    #[arg(long, value_name = "FILE", default_value = AGENT_SOCKET)]
+    agent_socket: PathBuf,
     /// How to print
     #[arg(short, long, value_name = "FORMAT", default_value = "table")]
     output: Format,
 }
 
 pub(super) fn run(options: &Options) -> anyhow::Result<ExitCode> {
+    if options.history {
+        return show_history(options);
+    }
     let records = Records::of(&options.state.state_dir);
     let mut attachments = Vec::new();
     let mut notes = Vec::new();
@@ -53,6 +66,16 @@ pub(super) fn run(options: &Options) -> anyhow::Result<ExitCode> {
             }
             print(&text)?;
         }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn show_history(options: &Options) -> anyhow::Result<ExitCode> {
+    let known = agent::client::get(&options.agent_socket, "/history")
+        .with_context(|| format!("no agent answers at {}", options.agent_socket.display()))?;
+    match options.output {
+        Format::Json => print_json(&known)?,
+        Format::Table => print(&history::render(&known, jiff::Timestamp::now())?)?,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use clap::Args;
+use musubi_delegates::netns::Namespace;
 use nix::sys::signal::{SigSet, Signal};
 use serde_json::Value;
 
@@ -19,7 +20,7 @@ use super::install::{BIN_DIR, PluginFolder};
 use super::{StateDir, print};
 use crate::agent::host_mounts;
 use crate::config::OUR_TYPE;
-use crate::engine::gc::find_stale;
+use crate::engine::gc::{DEVICE_INFO, Finding, Place, Reality};
 use crate::records::{Records, Stored};
 
 /// What the agent writes for the runtime, what a person may have written instead, and how Cilium renames both until its own
@@ -223,14 +224,17 @@ fn remove_folder(folder: &Path) -> anyhow::Result<Option<String>> {
 
 /// Some runtimes delete by the configuration of the day, which names us no more: pods that end from now on are stale.
 fn release_stale(state_dir: &Path) -> anyhow::Result<Vec<String>> {
-    let release = |left: &crate::engine::gc::Stale| {
-        let of = format!("container {} ({})", left.key.container_id, left.reason);
-        match left.release(state_dir, Instant::now() + RELEASE_TIME) {
-            Ok(()) => format!("released what was left of {of}"),
+    let host = Namespace::current()?;
+    let place = Place { state_dir, device_info: Path::new(DEVICE_INFO), host: &host, store: None };
+    let release = |left: &Finding| {
+        let of = format!("container {} ({})", left.container_id, left.reason);
+        match left.release(place, Instant::now() + RELEASE_TIME) {
+            Ok(_) => format!("released what was left of {of}"),
             Err(e) => format!("could not release what is left of {of}: {e}"),
         }
     };
-    Ok(find_stale(state_dir)?.iter().map(release).collect())
+    let findings = Reality::look(place)?.findings(place);
+    Ok(findings.iter().map(release).collect())
 }
 
 fn remove_program(options: &Options) -> anyhow::Result<Option<String>> {

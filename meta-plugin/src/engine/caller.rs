@@ -19,6 +19,8 @@ pub struct Caller {
     pub cancel: Cancel,
     /// The environment that external plugins start from; `None` is this process's own.
     pub environment: Option<Vec<(String, String)>>,
+    /// Whether devices that pods share are left for the agent to remove, some time after their last user.
+    pub agent_removes_shared: bool,
     /// The folder of the cgroup that external plugins run in; `None` is this process's own.
     pub plugin_cgroup: Option<PathBuf>,
     steps: Mutex<Vec<Step>>,
@@ -58,7 +60,7 @@ impl Caller {
     /// The client of an agent, with its own environment for plugins.
     #[must_use]
     pub fn of_client(id: String, environment: Vec<(String, String)>, plugin_cgroup: Option<PathBuf>) -> Self {
-        Self { id, environment: Some(environment), plugin_cgroup, ..Self::default() }
+        Self { id, environment: Some(environment), plugin_cgroup, agent_removes_shared: true, ..Self::default() }
     }
 
     /// The trace that the runtime's call belongs to (W3C `traceparent`); plugins inherit it as it came.

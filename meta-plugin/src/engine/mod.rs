@@ -190,6 +190,7 @@ impl Operation<'_> {
                 cgroup: self.caller.plugin_cgroup.as_deref(),
                 is_cancelled: None,
             },
+            agent_removes_shared: self.caller.agent_removes_shared,
         }
     }
 
@@ -271,6 +272,8 @@ pub struct Hands<'a> {
     pub deadline: Instant,
     /// What external plugins share.
     pub programs: Surroundings<'a>,
+    /// Whether devices that pods share are left for an agent to remove.
+    pub agent_removes_shared: bool,
 }
 
 /// One network's attachment as its plugins are told of it.
@@ -317,7 +320,7 @@ impl<'a> Hands<'a> {
             deadline: self.deadline,
             host: self.host,
             programs: self.programs,
-            agent_removes_shared: false,
+            agent_removes_shared: self.agent_removes_shared,
         }
     }
 

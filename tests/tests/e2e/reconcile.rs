@@ -16,7 +16,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 
-use crate::concurrency::crowd;
+use crate::scene::crowd;
 use crate::scene::{PASS_ON, Scene, assert_words, until};
 
 fn added(scene: &Scene, id: &str) -> Sandbox {

@@ -189,8 +189,14 @@ fn tear_down(
             locking::end_running(record);
             let host = Namespace::current()?;
             let pod = namespace_of(record, None);
-            let hands =
-                Hands { host: &host, path: &record.path, state_dir, deadline, programs: Surroundings::default() };
+            let hands = Hands {
+                host: &host,
+                path: &record.path,
+                state_dir,
+                deadline,
+                programs: Surroundings::default(),
+                agent_removes_shared: false,
+            };
             let teardown =
                 Teardown { hands, lock: Some(lock), record, pod: pod.as_ref(), records: Some(records), whole: true };
             teardown.run()
