@@ -114,7 +114,7 @@ fn the_work_is_done_without_it_when_it_does_not_answer() {
         scene.del(&sandbox).succeeded();
         scene.nothing_is_left(&[&sandbox], &[], case);
         if let Some(agent) = agent {
-            let _ = agent.signal(Signal::SIGCONT);
+            agent.signal(Signal::SIGCONT);
             assert_eq!(agent.get("/healthz").status, 200);
             // What was withdrawn is not done after all.
             until("withdrawn calls are over", || !agent.log().contains("panicked"));
