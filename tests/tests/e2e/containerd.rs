@@ -5,8 +5,12 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
+use std::net::IpAddr;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
+use musubi_delegates::netlink::Link;
 use musubi_delegates::netns::Namespace;
 use musubi_tests::containerd::Containerd;
 use musubi_tests::containerd::cluster::{Cluster, Manifests};
@@ -106,8 +110,9 @@ impl Stage {
             .map(|e| (e["interface"].as_str().unwrap().to_owned(), json!({"mac": e["mac"], "ips": e["ips"]})))
             .collect();
         assert_eq!(told, interfaces(&self.runtime.netns(id)), "{}", pod.name);
-        let defaults: Vec<bool> = entries.iter().map(|entry| entry["default"] == true).collect();
-        assert_eq!(defaults.iter().position(|is| *is), Some(0), "{status}");
+        for (place, entry) in entries.iter().enumerate() {
+            assert_eq!(entry["default"] == true, place == 0, "the default network is the first and no other: {status}");
+        }
         assert_eq!(json!(self.ips(id)), entries[0]["ips"], "{}: the runtime knows the default network alone", pod.name);
     }
 
@@ -115,22 +120,20 @@ impl Stage {
     fn assert_nothing_is_left(&self, case: &str) {
         assert!(self.list().is_empty(), "{case}: {:?}", self.list());
         self.scene.nothing_is_left(&[], &[], case);
-        assert_eq!(self.runtime.leftovers(), Vec::<std::path::PathBuf>::new(), "{case}");
+        assert_eq!(self.runtime.leftovers(), Vec::<PathBuf>::new(), "{case}");
     }
 }
 
 /// What a pod's namespace holds besides `lo`: MAC and addresses by interface, but for those the kernel itself gives.
 fn interfaces(netns: &Namespace) -> BTreeMap<String, Value> {
     let links = netns.netlink.links().unwrap().into_iter().filter(|link| link.name != "lo");
-    let describe = |index, mac: Option<_>| {
-        let addresses = netns.netlink.addresses(index).unwrap().into_iter().map(|address| address.net.addr());
-        let ips: Vec<String> = addresses
-            .filter(|ip| !matches!(ip, std::net::IpAddr::V6(ip) if ip.is_unicast_link_local()))
-            .map(|ip| ip.to_string())
-            .collect();
-        json!({"mac": mac.map(|mac: musubi_delegates::netlink::MacAddress| mac.to_string()), "ips": ips})
+    let describe = |link: Link| {
+        let addresses = netns.netlink.addresses(link.index).unwrap().into_iter().map(|address| address.net.addr());
+        let given = addresses.filter(|ip| !matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local()));
+        let ips: Vec<String> = given.map(|ip| ip.to_string()).collect();
+        (link.name, json!({"mac": link.mac.map(|mac| mac.to_string()), "ips": ips}))
     };
-    links.map(|link| (link.name.clone(), describe(link.index, link.mac))).collect()
+    links.map(describe).collect()
 }
 
 /// Gateway and interface of the pod's default routes.
@@ -370,7 +373,7 @@ fn a_runtime_killed_during_add_leaves_nothing_once_the_sandbox_is_removed() {
         std::thread::scope(|scope| {
             let removing = scope.spawn(|| stage.remove(&unfinished.id));
             if ends == Ends::WhenTheSandboxIsStopped {
-                std::thread::sleep(std::time::Duration::from_millis(300));
+                std::thread::sleep(Duration::from_millis(300));
                 assert!(!removing.is_finished(), "{case}: DEL waits for the ADD that still runs");
                 end_plugin(&stage);
             }
