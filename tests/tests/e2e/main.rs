@@ -4,6 +4,7 @@
 
 mod acceptance;
 mod annotations;
+mod api_server;
 mod bad_input;
 mod concurrency;
 mod demo;
