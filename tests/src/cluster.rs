@@ -150,8 +150,11 @@ impl Cluster {
     /// When the server refuses.
     #[must_use]
     pub fn pod(&self, name: &str) -> Option<Pod> {
-        let (pods, name) = (self.pods(), name.to_owned());
-        self.run(async move { pods.get_opt(&name).await }).expect("a pod is read")
+        let pods = self.pods();
+        self.read(|| {
+            let (pods, name) = (pods.clone(), name.to_owned());
+            async move { pods.get_opt(&name).await }
+        })
     }
 
     /// An annotation of a pod, if both are there.
@@ -212,8 +215,11 @@ impl Cluster {
     /// When the server refuses.
     #[must_use]
     pub fn definition(&self, name: &str) -> Option<NetworkAttachmentDefinition> {
-        let (definitions, name) = (self.definitions(), name.to_owned());
-        self.run(async move { definitions.get_opt(&name).await }).expect("a definition is read")
+        let definitions = self.definitions();
+        self.read(|| {
+            let (definitions, name) = (definitions.clone(), name.to_owned());
+            async move { definitions.get_opt(&name).await }
+        })
     }
 
     /// Deletes a definition.
@@ -234,10 +240,27 @@ impl Cluster {
     pub fn events(&self, pod: &str) -> Vec<Event> {
         let events: Api<Event> = Api::namespaced(self.client(), NAMESPACE);
         let about = ListParams::default().fields(&format!("involvedObject.kind=Pod,involvedObject.name={pod}"));
-        let mut listed = self.run(async move { events.list(&about).await }).expect("events are listed").items;
+        let listed = self.read(|| {
+            let (events, about) = (events.clone(), about.clone());
+            async move { events.list(&about).await }
+        });
+        let mut listed = listed.items;
         let number = |event: &Event| event.metadata.resource_version.as_deref().and_then(|v| v.parse::<u64>().ok());
         listed.sort_by_key(number);
         listed
+    }
+
+    /// Reads; once more when the connection has ended, as all do when the server is stopped.
+    fn read<T, F>(&self, call: impl Fn() -> F) -> T
+    where
+        T: Send + 'static,
+        F: Future<Output = kube::Result<T>> + Send + 'static,
+    {
+        let answer = match self.run(call()) {
+            Err(kube::Error::Service(_) | kube::Error::HyperError(_)) => self.run(call()),
+            answer => answer,
+        };
+        answer.expect("the server answers")
     }
 
     fn pods(&self) -> Api<Pod> {

@@ -144,20 +144,19 @@ impl Reader<'_> {
     fn object(&self, old: Option<&Value>, new: &Value) -> Value {
         let mut fields = Map::new();
         for (key, value) in new.as_object().into_iter().flatten() {
-            let old = old.map(|old| &old[key]);
+            let old = old.and_then(|old| old.get(key));
             let is_own = match key.as_str() {
                 "apiVersion" | "kind" => false,
-                _ if is_nothing(value) => false,
                 "status" => self.subresource == Some("status") || !self.resource.status,
-                _ => true,
+                _ => !is_nothing(value),
             };
-            let below = match key.as_str() {
-                "metadata" => self.metadata(old, value),
-                _ if is_own && old != Some(value) => self.below(old, value, key, self.resource.custom),
-                _ => continue,
-            };
-            if key != "metadata" || !is_empty(&below) {
-                fields.insert(format!("f:{key}"), below);
+            if key == "metadata" {
+                let below = self.metadata(old, value);
+                if !is_empty(&below) {
+                    fields.insert("f:metadata".to_owned(), below);
+                }
+            } else if is_own {
+                self.add(&mut fields, old, key, value, self.resource.custom);
             }
         }
         fields.into()
@@ -166,46 +165,61 @@ impl Reader<'_> {
     fn metadata(&self, old: Option<&Value>, new: &Value) -> Value {
         let mut fields = Map::new();
         for key in ["annotations", "finalizers", "generateName", "labels", "ownerReferences"] {
-            let old = old.map(|old| &old[key]);
-            if let Some(value) = new.get(key).filter(|value| old != Some(value)) {
-                fields.insert(format!("f:{key}"), self.below(old, value, key, true));
+            if let Some(value) = new.get(key) {
+                self.add(&mut fields, old.and_then(|old| old.get(key)), key, value, true);
             }
         }
         fields.into()
     }
 
-    /// The fields of a value; `marks` says whether maps name themselves (`.`), as those of unknown type do.
-    fn below(&self, old: Option<&Value>, new: &Value, field: &str, marks: bool) -> Value {
+    /// Adds a field where it differs from the old one; `marks` says whether maps name themselves (`.`), as those of unknown
+    /// type do.
+    fn add(&self, fields: &mut Map<String, Value>, old: Option<&Value>, key: &str, new: &Value, marks: bool) {
+        if old == Some(new) {
+            return;
+        }
+        let below = match new {
+            Value::Object(values) if key != "involvedObject" => self.map(old, values, marks),
+            Value::Array(elements) if self.has_names(key) => self.named(old, elements),
+            _ => json!({}),
+        };
+        // A map or list that only lost elements has none that differ: that is no field of its own.
+        let was_set = old.is_some_and(|old| old.is_object() || old.is_array() && self.has_names(key));
+        if !(was_set && is_empty(&below)) {
+            fields.insert(format!("f:{key}"), below);
+        }
+    }
+
+    fn map(&self, old: Option<&Value>, values: &Map<String, Value>, marks: bool) -> Value {
         let mut fields = Map::new();
-        match new {
-            Value::Object(values) if field != "involvedObject" => {
-                if marks && old.is_none_or(|old| !old.is_object()) && !values.is_empty() {
-                    fields.insert(".".to_owned(), json!({}));
-                }
-                for (key, value) in values {
-                    let old = old.and_then(|old| old.get(key));
-                    if old != Some(value) && (marks || !is_nothing(value)) {
-                        fields.insert(format!("f:{key}"), self.below(old, value, key, marks));
-                    }
-                }
-            }
-            Value::Array(elements) if field == "containers" && !self.resource.custom => {
-                for element in elements {
-                    let name = format!("k:{}", json!({"name": element["name"]}));
-                    let same = |old: &&Value| old["name"] == element["name"];
-                    let old = old.and_then(Value::as_array).and_then(|old| old.iter().find(same));
-                    if old != Some(element) {
-                        let mut below = self.below(old, element, "", false);
-                        if old.is_none() {
-                            below["."] = json!({});
-                        }
-                        fields.insert(name, below);
-                    }
-                }
-            }
-            _ => {}
+        if marks && !values.is_empty() && old.is_none_or(|old| !old.is_object()) {
+            fields.insert(".".to_owned(), json!({}));
+        }
+        for (key, value) in values.iter().filter(|(_, value)| marks || !is_nothing(value)) {
+            self.add(&mut fields, old.and_then(|old| old.get(key)), key, value, marks);
         }
         fields.into()
+    }
+
+    /// A list whose elements are known by their names.
+    fn named(&self, old: Option<&Value>, elements: &[Value]) -> Value {
+        let mut fields = Map::new();
+        for element in elements {
+            let same = |old: &&Value| old["name"] == element["name"];
+            let old = old.and_then(Value::as_array).and_then(|old| old.iter().find(same));
+            let mut below = self.map(old, element.as_object().unwrap_or(&Map::new()), false);
+            if old.is_none() {
+                below["."] = json!({});
+            }
+            if !is_empty(&below) {
+                fields.insert(format!("k:{}", json!({"name": element["name"]})), below);
+            }
+        }
+        fields.into()
+    }
+
+    fn has_names(&self, key: &str) -> bool {
+        !self.resource.custom && matches!(key, "containers" | "initContainers")
     }
 }
 

@@ -79,6 +79,11 @@ impl Events {
         format!("{} {}", event["type"].as_str().unwrap(), event["object"]["metadata"]["name"].as_str().unwrap_or("-"))
     }
 
+    /// Whether something has come; it is forgotten.
+    pub fn arrived(&self) -> bool {
+        self.0.try_recv().is_ok()
+    }
+
     /// That nothing comes for a while.
     #[track_caller]
     pub fn silent(&self) {
