@@ -5,6 +5,7 @@
 mod acceptance;
 mod agent;
 mod annotations;
+mod api_server;
 mod bad_input;
 mod concurrency;
 mod containerd;
