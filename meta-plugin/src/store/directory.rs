@@ -249,11 +249,16 @@ pub fn write_whole(file: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut written = try_write_whole(file, bytes);
     for _ in 1..WRITE_TRIES {
         match written {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => written = try_write_whole(file, bytes),
+            Err(e) if is_about_folder(&e) => written = try_write_whole(file, bytes),
             _ => break,
         }
     }
     written
+}
+
+/// Either the folder went after it was made, or it went before its being there was looked at.
+fn is_about_folder(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::AlreadyExists)
 }
 
 fn try_write_whole(file: &Path, bytes: &[u8]) -> io::Result<()> {

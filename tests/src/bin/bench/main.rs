@@ -1,8 +1,9 @@
 //! The benchmark: our program, the chain of reference plugins and the floor beneath both, measured in turns in one run, so
 //! that what else the machine does falls on all alike. Prints Markdown tables; `make bench` builds what it needs.
 //!
-//! `bench [start-up|attach|host-local|burst]…` measures these alone.
+//! `bench [start-up|attach|agent|host-local|burst|agent-burst|agent-memory]…` measures these alone.
 
+mod cluster;
 mod samples;
 mod sides;
 
@@ -33,8 +34,15 @@ fn main() {
     let chosen: Vec<String> = std::env::args().skip(1).collect();
     let node = Node::new();
     hide_state_folder(&node);
-    let sections: [(&str, Section); 4] =
-        [("start-up", start_up), ("attach", attach), ("host-local", host_local), ("burst", burst)];
+    let sections: [(&str, Section); 7] = [
+        ("start-up", start_up),
+        ("attach", attach),
+        ("agent", cluster::attach),
+        ("host-local", host_local),
+        ("burst", burst),
+        ("agent-burst", cluster::burst),
+        ("agent-memory", cluster::memory),
+    ];
     say(&format!("Milliseconds, median (least–most) of {ROUNDS} rounds; all sides in turns."));
     for (name, section) in sections {
         if chosen.is_empty() || chosen.iter().any(|c| c == name) {

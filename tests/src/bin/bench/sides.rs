@@ -37,7 +37,8 @@ pub fn exec(program: &Path, env: &[(&str, &str)], stdin: &str) -> String {
 
 /// A pod with a namespace that is used again and again: making one is no part of the job.
 pub struct Pod {
-    number: u32,
+    /// Its number.
+    pub number: u32,
     id: String,
     netns: Netns,
     namespace: Namespace,
@@ -51,7 +52,8 @@ impl Pod {
         Self { number, id: format!("{number:064x}"), netns, namespace }
     }
 
-    fn name(&self) -> String {
+    /// Its name in the store.
+    pub fn name(&self) -> String {
         format!("pod-{}", self.number)
     }
 }
@@ -75,7 +77,8 @@ impl Networks {
         Ipv4Net::new(address, 16).expect("a prefix").into()
     }
 
-    fn config(number: u32, data_dir: &Path) -> Value {
+    /// The configuration of one of them.
+    pub fn config(number: u32, data_dir: &Path) -> Value {
         json!({
             "cniVersion": "1.0.0", "name": format!("network-{number}"), "type": "bridge", "bridge": Self::bridge(number),
             "isGateway": true, "isDefaultGateway": number == 0,
@@ -231,7 +234,8 @@ impl Side for Floor {
     }
 }
 
-fn cni_env<'a>(command: &'a str, pod: &'a Pod, interface: &'a str, args: &'a str) -> [(&'a str, &'a str); 6] {
+/// A call's environment.
+pub fn cni_env<'a>(command: &'a str, pod: &'a Pod, interface: &'a str, args: &'a str) -> [(&'a str, &'a str); 6] {
     let plugins = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/debian/containernetworking-plugins/usr/lib/cni");
     [
         ("CNI_COMMAND", command),
