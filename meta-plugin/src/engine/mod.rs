@@ -23,7 +23,6 @@ use musubi_delegates::cni::{
 };
 use musubi_delegates::delegate::{Attachment, Context};
 use musubi_delegates::external::{self, ExecRequest};
-use musubi_delegates::mark::Mark;
 use musubi_delegates::netns::Namespace;
 use serde_json::Value;
 
@@ -201,7 +200,7 @@ impl<'a> Hands<'a> {
             version,
             path: self.path,
             state_dir: self.state_dir,
-            mark: Mark::of(self.state_dir),
+            mark: Records::of(self.state_dir).mark(),
             deadline: self.deadline,
             host: self.host,
             agent_removes_shared: false,
