@@ -8,6 +8,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use musubi_delegates::cni::{CniError, code};
+use musubi_delegates::mark::Mark;
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 
 use crate::record::{Key, Record, State, VERSION};
@@ -49,6 +50,12 @@ impl Records {
     #[must_use]
     pub fn of(cni_dir: &Path) -> Self {
         Self { folder: cni_dir.join("records"), orphans: cni_dir.join("orphans") }
+    }
+
+    /// What is left on the host for those on record is marked with; none before the first record.
+    #[must_use]
+    pub fn mark(&self) -> Option<Mark> {
+        Mark::of(&self.folder)
     }
 
     /// Reads one; `None` when there is none.

@@ -28,7 +28,6 @@ use musubi_delegates::cni::{
 };
 use musubi_delegates::delegate::{Attachment, Context};
 use musubi_delegates::external::{self, ExecRequest, Surroundings};
-use musubi_delegates::mark::Mark;
 use musubi_delegates::netns::Namespace;
 use serde_json::Value;
 
@@ -316,7 +315,7 @@ impl<'a> Hands<'a> {
             version,
             path: self.path,
             state_dir: self.state_dir,
-            mark: Mark::of(self.state_dir),
+            mark: Records::of(self.state_dir).mark(),
             deadline: self.deadline,
             host: self.host,
             programs: self.programs,

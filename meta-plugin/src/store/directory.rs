@@ -247,18 +247,15 @@ fn first_line(text: &str) -> String {
 /// The folder cannot be made or written.
 pub fn write_whole(file: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut written = try_write_whole(file, bytes);
+    // `create_dir_all` says "exists" of a folder that was there when it tried, and is not when it looks.
+    let is_overtaken = |e: &io::Error| matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::AlreadyExists);
     for _ in 1..WRITE_TRIES {
         match written {
-            Err(e) if is_about_folder(&e) => written = try_write_whole(file, bytes),
+            Err(e) if is_overtaken(&e) => written = try_write_whole(file, bytes),
             _ => break,
         }
     }
     written
-}
-
-/// Either the folder went after it was made, or it went before its being there was looked at.
-fn is_about_folder(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::AlreadyExists)
 }
 
 fn try_write_whole(file: &Path, bytes: &[u8]) -> io::Result<()> {
