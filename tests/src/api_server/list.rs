@@ -104,7 +104,7 @@ pub async fn list(shared: &Shared, target: &Target, request: &Request) -> Result
                 that were created, modified, or deleted between the time the first chunk was returned and now may show \
                 up in the list.";
             let mut status = Status::expired(message);
-            status.metadata = json!({"continue": token(0, &page.start)});
+            status.go_on = Some(token(0, &page.start));
             return Err(status);
         }
     };

@@ -19,6 +19,7 @@ mod tls;
 mod validate;
 mod verbs;
 mod watch;
+mod webhook;
 
 use std::collections::{HashMap, VecDeque};
 use std::net::{Ipv4Addr, SocketAddr};
