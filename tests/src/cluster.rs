@@ -339,6 +339,12 @@ async fn prepare(client: &Client) -> kube::Result<String> {
     for (path, object) in objects {
         send(client, "POST", &path, &object).await?;
     }
+    // No pod is taken before the namespace has its default account.
+    let account = format!("/api/v1/namespaces/{NAMESPACE}/serviceaccounts/default");
+    let end = Instant::now() + PATIENCE;
+    while Instant::now() < end && send(client, "GET", &account, &Value::Null).await.is_err() {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
     let path = format!("/api/v1/namespaces/{NAMESPACE}/serviceaccounts/{ACCOUNT}/token");
     let request = send(client, "POST", &path, &json!({"spec": {"expirationSeconds": 3600}})).await?;
     Ok(request["status"]["token"].as_str().unwrap_or_default().to_owned())

@@ -5,11 +5,11 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
-use super::Shared;
 use super::access::User;
 use super::object;
 use super::patch;
 use super::request::{Request, Target};
+use super::shared::Shared;
 use super::status::Status;
 use super::webhook::Endpoint;
 

@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
 use super::managed_fields::{self, Manager};
+use super::patch::as_map;
 use super::resources::Resource;
 use super::status::{Cause, Status};
 use super::validate;
@@ -393,16 +394,6 @@ fn first(value: &mut Value, order: &[&str]) {
     }
     arranged.append(fields);
     *fields = arranged;
-}
-
-fn as_map(value: &mut Value) -> &mut Map<String, Value> {
-    if !value.is_object() {
-        *value = json!({});
-    }
-    match value {
-        Value::Object(fields) => fields,
-        _ => unreachable!("it was made a map"),
-    }
 }
 
 fn suffix() -> String {

@@ -21,7 +21,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-use super::Shared;
+use super::shared::{self, Shared};
 
 /// Where a webhook is called.
 pub struct Endpoint {
@@ -51,7 +51,7 @@ impl Endpoint {
         }
         let service = &client["service"];
         let [namespace, name] = ["namespace", "name"].map(|key| service[key].as_str().unwrap_or_default());
-        let mapped: Option<SocketAddr> = super::lock(&shared.services).get(&format!("{namespace}/{name}")).copied();
+        let mapped: Option<SocketAddr> = shared::lock(&shared.services).get(&format!("{namespace}/{name}")).copied();
         let address = mapped.ok_or_else(|| format!("service \"{name}\" not found"))?.to_string();
         let path = service["path"].as_str().unwrap_or("/").to_owned();
         Ok(Self { address, name: format!("{name}.{namespace}.svc"), path, authority, timeout })

@@ -29,6 +29,8 @@ fn code(error: Error) -> u16 {
 fn objects_are_read_whole_or_by_their_metadata() {
     let server = Server::start();
     let stored = server.api().create(&pod("p", "node1"));
+    let client = server.cluster.client();
+    assert_eq!(server.cluster.run(async move { client.apiserver_version().await.unwrap() }).minor, "36");
     let pods = pods(&server);
     let (whole, part, none) = server.cluster.run(async move {
         let none = pods.get_opt("other").await.unwrap();
