@@ -82,18 +82,37 @@ impl Agent {
         agent
     }
 
+    /// Starts an agent in a mount namespace of its own, where an empty folder is mounted over another, and waits until it
+    /// answers.
+    ///
+    /// # Panics
+    /// When it does not.
+    #[must_use]
+    pub fn start_apart(node: &Node, config: &Value, hidden: &Path) -> Self {
+        fs::create_dir_all(hidden).expect("a folder");
+        let mut command = Command::new("unshare");
+        let script = r#"mount -t tmpfs tmpfs "$1" && shift && exec "$@""#;
+        command.args(["--mount", "sh", "-c", script, "sh"]).arg(hidden).arg(musubi());
+        let agent = Self::spawn_by(command, node, config);
+        agent.until("it answers", |agent| agent.try_get("/healthz").is_some_and(|answer| answer.status == 200));
+        agent
+    }
+
     /// Starts an agent without waiting for it.
     ///
     /// # Panics
     /// When the program cannot be started.
     #[must_use]
     pub fn spawn(node: &Node, config: &Value) -> Self {
+        Self::spawn_by(Command::new(musubi()), node, config)
+    }
+
+    fn spawn_by(mut command: Command, node: &Node, config: &Value) -> Self {
         let folder = folder(node);
         fs::create_dir_all(folder.join("net.d")).expect("a folder");
         let file = folder.join("agent.json");
         fs::write(&file, config.to_string()).expect("a configuration");
         let log = File::options().create(true).append(true).open(folder.join("log")).expect("a log");
-        let mut command = Command::new(musubi());
         command.args(["agent", "--config"]).arg(&file).envs(node.env.iter().cloned());
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         let child = node.host.enter(|| command.spawn().expect("start the agent"));

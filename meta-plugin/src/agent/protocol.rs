@@ -22,6 +22,8 @@ pub const PROTOCOL: &str = "1";
 pub const REQUEST_HEADER: &str = "musubi-request";
 /// Header of our client: device and inode of `CNI_NETNS` as it sees it.
 pub const NETNS_HEADER: &str = "musubi-netns";
+/// Header of our client: device and inode of the state folder as it sees it.
+pub const STATE_HEADER: &str = "musubi-state";
 /// Header of an answer to our client: the request is taken, the container's lock is held, and the body will come.
 pub const TAKEN_HEADER: &str = "musubi-taken";
 
@@ -72,9 +74,9 @@ pub fn of_body(body: &[u8]) -> Option<Result<Option<Value>, CniError>> {
     Some(Ok(body.remove("Result")?)).map(|result| result.map(|value| (!value.is_null()).then_some(value)))
 }
 
-/// Which file a namespace is, as both sides have to see it: `device:inode`.
-pub fn identity(netns: &Path) -> Option<String> {
-    fs::metadata(netns).ok().map(|file| format!("{}:{}", file.dev(), file.ino()))
+/// Which file is at a path, as both sides have to see it: `device:inode`.
+pub fn identity(path: &Path) -> Option<String> {
+    fs::metadata(path).ok().map(|file| format!("{}:{}", file.dev(), file.ino()))
 }
 
 mod in_base64 {
