@@ -12,7 +12,7 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, soc
 use serde_json::Value;
 
 use super::protocol::{
-    Call, NETNS_HEADER, PROTOCOL, PROTOCOL_HEADER, REQUEST_HEADER, TAKE_TIME, TAKEN_HEADER, identity, of_body,
+    Call, NETNS_HEADER, PROTOCOL, PROTOCOL_HEADER, REQUEST_HEADER, TAKE_TIME, TAKEN_HEADER, landmark, of_body,
 };
 use crate::config::Config;
 
@@ -43,7 +43,8 @@ pub fn ask(config: &Config, request: &Request, id: &str) -> Asked {
         Err(error) => return at("connect", &error),
     };
     let mut answer = Vec::new();
-    let body_at = match send(&mut stream, request, id, limit).and_then(|()| taken(&mut stream, &mut answer, limit)) {
+    let sent = send(&mut stream, &config.cni_dir, request, id, limit);
+    let body_at = match sent.and_then(|()| taken(&mut stream, &mut answer, limit)) {
         Ok(body_at) => body_at,
         Err(error) => return at("not taken", &error),
     };
@@ -93,15 +94,15 @@ fn open(path: &Path) -> io::Result<UnixStream> {
     Ok(stream)
 }
 
-fn send(stream: &mut UnixStream, request: &Request, id: &str, limit: Instant) -> io::Result<()> {
+fn send(stream: &mut UnixStream, state_dir: &Path, request: &Request, id: &str, limit: Instant) -> io::Result<()> {
     let text = |(key, value): (std::ffi::OsString, std::ffi::OsString)| {
         Some((key.into_string().ok()?, value.into_string().ok()?))
     };
     let env = std::env::vars_os().filter_map(text).collect();
     let call = Call { env, config: request.stdin.clone(), interface_attributes: None };
     let body = serde_json::to_vec(&call)?;
-    let netns = request.netns.as_deref().and_then(identity);
-    let netns = netns.map(|identity| format!("{NETNS_HEADER}: {identity}\r\n")).unwrap_or_default();
+    let landmark = landmark(request.netns.as_deref(), state_dir);
+    let netns = landmark.map(|identity| format!("{NETNS_HEADER}: {identity}\r\n")).unwrap_or_default();
     let mut message = format!(
         "POST /cni HTTP/1.1\r\nHost: musubi\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\
          Connection: close\r\n{PROTOCOL_HEADER}: {PROTOCOL}\r\n{REQUEST_HEADER}: {id}\r\n{netns}\r\n",

@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 
 use super::Agent;
 use super::history::{Entry, Failure, NetworkEntry, milliseconds};
-use super::protocol::{Call, InterfaceAttributes, TAKE_TIME, identity};
+use super::protocol::{Call, InterfaceAttributes, TAKE_TIME, landmark};
 use crate::cancel::Cancel;
 use crate::config::Config;
 use crate::engine::{self, Caller, Work, caller, hotplug, locking};
@@ -33,8 +33,8 @@ pub(super) enum Client {
     Ours {
         /// Its id for the request.
         id: String,
-        /// [`identity`] of `CNI_NETNS` as it sees it.
-        netns: Option<String>,
+        /// [`landmark`] as it sees it.
+        landmark: Option<String>,
     },
     /// One of Multus' clients, which waits and wants a result of CNI 1.0.0.
     Multus,
@@ -80,8 +80,8 @@ pub(super) async fn take(agent: &Arc<Agent>, client: Client, call: Call, hot_plu
         return Err(Refused::unavailable(CniError::new(code::TRY_AGAIN, reason)));
     }
     let prepared = prepare(agent, &client, call, hot_plug).map_err(|error| Refused { status: 400, error })?;
-    if let Client::Ours { netns: Some(theirs), .. } = &client {
-        refuse_another_namespace(prepared.request.netns.as_deref(), theirs)?;
+    if let Client::Ours { landmark: Some(theirs), .. } = &client {
+        refuse_other_files(prepared.request.netns.as_deref(), &prepared.config.cni_dir, theirs)?;
     }
     let lock = take_lock(&prepared, &client).await.map_err(Refused::unavailable)?;
     let (id, cancel) = (prepared.caller.id.clone(), prepared.caller.cancel.clone());
@@ -106,10 +106,15 @@ fn prepare(agent: &Agent, client: &Client, call: Call, hot_plug: bool) -> Result
         Client::Multus => overlaid(&call.config, &agent.own_plugin()?)?,
         Client::Ours { .. } => call.config.clone(),
     };
-    let variable = |name: &str| call.env.get(name).cloned();
+    let own = if hot_plug { Some(hotplug::config(&agent.own_plugin()?)?) } else { None };
+    let variable = |name: &str| match (call.env.get(name), &own) {
+        // The dynamic-networks controller says nothing of where plugins are.
+        (None, Some(own)) if name == "CNI_PATH" => Some(own.bin_dir.display().to_string()),
+        (value, _) => value.cloned(),
+    };
     let request = Request::read(&variable, &mut stdin.as_slice())?;
     request.admit()?;
-    let config = if hot_plug { hotplug::config(&agent.own_plugin()?)? } else { engine::read_config(&request)? };
+    let config = own.map_or_else(|| engine::read_config(&request), Ok)?;
     let id = match client {
         Client::Ours { id, .. } => id.clone(),
         Client::Multus => caller::new_id(),
@@ -131,12 +136,12 @@ fn overlaid(sent: &[u8], own: &NetConf) -> Result<Vec<u8>, CniError> {
 }
 
 /// Paths mean the same to both only while both see the same files.
-fn refuse_another_namespace(netns: Option<&Path>, theirs: &str) -> Result<(), Refused> {
-    let ours = netns.and_then(identity);
+fn refuse_other_files(netns: Option<&Path>, state_dir: &Path, theirs: &str) -> Result<(), Refused> {
+    let ours = landmark(netns, state_dir);
     if ours.as_deref() == Some(theirs) {
         return Ok(());
     }
-    let path = netns.map(|netns| netns.display().to_string()).unwrap_or_default();
+    let path = netns.unwrap_or(state_dir).display();
     let seen = ours.map_or("nothing".to_owned(), |ours| format!("file {ours}"));
     Err(Refused {
         status: 409,

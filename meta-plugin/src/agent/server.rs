@@ -95,7 +95,7 @@ async fn call(agent: &Arc<Agent>, request: HttpRequest<Incoming>, hot_plug: bool
 fn client_of(request: &HttpRequest<Incoming>) -> Client {
     let header = |name| request.headers().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
     match (header(PROTOCOL_HEADER), header(REQUEST_HEADER)) {
-        (Some(_), Some(id)) => Client::Ours { id, netns: header(NETNS_HEADER) },
+        (Some(_), Some(id)) => Client::Ours { id, landmark: header(NETNS_HEADER) },
         _ => Client::Multus,
     }
 }
