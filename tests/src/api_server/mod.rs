@@ -110,8 +110,7 @@ impl ApiServer {
         let thread = std::thread::Builder::new().name("api-server".to_owned()).spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
             runtime.block_on(async {
-                let free = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
-                let listener = server::listening(free).expect("a port");
+                let listener = server::listen(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).expect("a port");
                 bound.send(listener.local_addr().expect("its address")).expect("somebody waits");
                 server::serve(served, listener, acceptor, received).await;
             });
@@ -312,13 +311,22 @@ impl ApiServer {
         stopped.recv().expect("the server answers");
     }
 
-    /// Listens again on the same port, with the objects as they are: in the network namespace of the calling thread, which
-    /// may be another than before.
+    /// Listens again on the same port, with the objects as they are.
     ///
     /// # Panics
     /// When the port is taken.
     pub fn resume(&self) {
-        self.command(Command::Start(std::net::TcpListener::bind(self.address).expect("the port is free")));
+        let (done, started) = channel();
+        self.command(Command::Start(done));
+        started.recv().expect("the server answers").expect("the port is free");
+    }
+
+    /// The same in the network namespace of the calling thread: the machine has booted, and has another.
+    ///
+    /// # Panics
+    /// When the port is taken.
+    pub fn resume_here(&self) {
+        self.command(Command::Serve(std::net::TcpListener::bind(self.address).expect("the port is free")));
     }
 
     /// Ends all watches, as a server does that is restarted.

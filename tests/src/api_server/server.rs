@@ -1,6 +1,7 @@
 //! The server's thread: it listens, speaks TLS and HTTP, reads requests whole, applies the faults a test wants, and keeps
 //! the log. What a request means is left to `verbs.rs`.
 
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
@@ -36,8 +37,10 @@ const FLUSH: Duration = Duration::from_millis(20);
 pub enum Command {
     /// Close the port and all connections.
     Stop(Sender<()>),
-    /// Serve who comes there.
-    Start(std::net::TcpListener),
+    /// Listen again.
+    Start(Sender<std::io::Result<()>>),
+    /// Serve who comes to this port.
+    Serve(std::net::TcpListener),
 }
 
 /// Serves until nobody holds the other end of `commands`.
@@ -47,6 +50,7 @@ pub async fn serve(
     acceptor: Option<TlsAcceptor>,
     mut commands: mpsc::UnboundedReceiver<Command>,
 ) {
+    let address = listener.local_addr();
     let mut listener = Some(listener);
     let mut connections = JoinSet::new();
     loop {
@@ -62,14 +66,25 @@ pub async fn serve(
                     connections.shutdown().await;
                     let _ = done.send(());
                 }
-                Some(Command::Start(bound)) => listener = listening(bound).ok(),
+                Some(Command::Start(done)) => {
+                    let bound = match &address {
+                        Ok(address) => listen(*address),
+                        Err(error) => Err(std::io::Error::from(error.kind())),
+                    };
+                    let _ = done.send(bound.map(|bound| listener = Some(bound)));
+                }
+                Some(Command::Serve(bound)) => listener = listening(bound).ok(),
             }
         }
     }
 }
 
-/// Makes a bound port one of the calling thread's runtime.
-pub fn listening(bound: std::net::TcpListener) -> std::io::Result<TcpListener> {
+/// Listens on an address, also one that has just been left.
+pub fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
+    listening(std::net::TcpListener::bind(address)?)
+}
+
+fn listening(bound: std::net::TcpListener) -> std::io::Result<TcpListener> {
     bound.set_nonblocking(true)?;
     TcpListener::from_std(bound)
 }

@@ -134,7 +134,7 @@ impl Cluster for Api {
 
     fn follow(&self, node: &Node) {
         self.server().stop();
-        node.host.enter(|| self.server().resume());
+        node.host.enter(|| self.server().resume_here());
     }
 }
 

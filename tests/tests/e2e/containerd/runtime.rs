@@ -1,8 +1,6 @@
 //! What the runtime does and what becomes of it: which verbs it sends, its death in the middle of ADD, the machine's boot.
 
 use std::fs;
-use std::io::Write;
-use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use musubi_tests::containerd::cri::Pod;
@@ -34,24 +32,6 @@ fn the_runtime_speaks_a_version_it_was_offered_and_ends_a_pod_twice() {
     }
 }
 
-/// Calls our program as a runtime of another kind or age would, on the same node.
-fn call(stage: &Stage, command: &str, version: &str, id: Option<&str>, more: Value) -> (bool, String) {
-    let mut conf = stage.plugin();
-    conf["cniVersion"] = version.into();
-    conf.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
-    let bin = stage.scene.node.folder().join("bin");
-    let mut call = Command::new(bin.join("musubi"));
-    call.env("CNI_COMMAND", command).env("CNI_PATH", bin);
-    if let Some(id) = id {
-        call.env("CNI_CONTAINERID", id).env("CNI_NETNS", stage.runtime.netns_path(id)).env("CNI_IFNAME", "eth0");
-    }
-    call.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
-    let mut child = stage.runtime.spawn(call);
-    child.stdin.take().unwrap().write_all(conf.to_string().as_bytes()).unwrap();
-    let output = child.wait_with_output().unwrap();
-    (output.status.success(), String::from_utf8_lossy(&output.stdout).into_owned())
-}
-
 #[test]
 fn commands_that_this_runtime_never_sends_work_on_its_pods() {
     for way in WITH_API {
@@ -59,17 +39,17 @@ fn commands_that_this_runtime_never_sends_work_on_its_pods() {
         let pods = ["one", "two"].map(|name| Pod::selecting(name, "blue"));
         let [one, two] = pods.each_ref().map(|pod| stage.run(pod));
         let done = (true, String::new());
-        assert_eq!(call(&stage, "STATUS", "1.1.0", None, json!({})), done);
+        assert_eq!(stage.call("STATUS", "1.1.0", None, json!({})), done);
 
         let check = |id: &str| {
             let note = stage.runtime.note("musubi-network", id);
-            call(&stage, "CHECK", "0.4.0", Some(id), json!({"prevResult": note["result"]}))
+            stage.call("CHECK", "0.4.0", Some(id), json!({"prevResult": note["result"]}))
         };
         assert_eq!([check(&one), check(&two)], [done.clone(), done.clone()]);
 
         let keep = |ids: &[&String]| {
             let valid: Vec<Value> = ids.iter().map(|id| json!({"containerID": id, "ifname": "eth0"})).collect();
-            call(&stage, "GC", "1.1.0", None, json!({"cni.dev/valid-attachments": valid}))
+            stage.call("GC", "1.1.0", None, json!({"cni.dev/valid-attachments": valid}))
         };
         assert_eq!(keep(&[&one, &two]), done);
         assert_eq!([check(&one), check(&two)], [done.clone(), done.clone()], "both are wanted");

@@ -3,9 +3,12 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::Write;
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
 
+use k8s_openapi::api::rbac::v1::ClusterRole;
 use musubi_delegates::netlink::Link;
 use musubi_delegates::netns::Namespace;
 use musubi_tests::agent::{self, Agent};
@@ -16,6 +19,7 @@ use musubi_tests::containerd::cri::Pod;
 use musubi_tests::containerd::cri::api::PodSandbox;
 use serde_json::{Value, json};
 
+use crate::deploy::object;
 use crate::scene::{Scene, masqueraded};
 
 /// The file of the node's own network, as the cluster's first CNI plugin leaves it.
@@ -43,6 +47,8 @@ pub struct Stage {
     pub scene: Scene,
     /// The agent's configuration.
     pub config: Value,
+    /// What puts the agent into a container; empty for an agent on the node itself.
+    pub container: Vec<String>,
 }
 
 impl Stage {
@@ -56,14 +62,11 @@ impl Stage {
 
     /// A stage whose agent has further keys.
     pub fn with(way: Way, scene: Scene, keys: Value) -> Self {
-        let runtime = Containerd::start(&scene.node);
-        let api = (way != Way::Manifests).then(|| Api::start(&scene.node));
-        let mut stage = Self { agent: None, config: json!({}), runtime, api, scene };
+        let mut stage = Self::without_ours(way, scene);
         if way == Way::Manifests {
             stage.put("00-musubi.conflist", &by_hand(&stage.scene.config));
         } else {
-            stage.config = stage.agent_config(keys);
-            stage.put(PRIMARY, &stage.primary());
+            stage.config.as_object_mut().unwrap().extend(keys.as_object().unwrap().clone());
             stage.start_agent();
         }
         stage.runtime.wait_until_our_configuration_is_used();
@@ -71,7 +74,19 @@ impl Stage {
         stage
     }
 
-    fn agent_config(&self, keys: Value) -> Value {
+    /// A node before our time: the runtime has the primary network alone.
+    pub fn without_ours(way: Way, scene: Scene) -> Self {
+        let runtime = Containerd::start(&scene.node);
+        let api = (way != Way::Manifests).then(|| Api::start(&scene.node));
+        let mut stage = Self { agent: None, config: json!({}), container: vec![], runtime, api, scene };
+        if way != Way::Manifests {
+            stage.config = stage.agent_config();
+            stage.put(PRIMARY, &stage.primary());
+        }
+        stage
+    }
+
+    fn agent_config(&self) -> Value {
         let mut config = agent::config(&self.scene.node, &self.scene.config);
         let all = config.as_object_mut().unwrap();
         ["delegates", "manifestDir", "name"].into_iter().for_each(|key| drop(all.remove(key)));
@@ -80,7 +95,6 @@ impl Stage {
             "kubeconfig": self.api.as_ref().unwrap().kubeconfig(self.scene.node.folder(), &role()),
         });
         all.extend(own.as_object().unwrap().clone());
-        all.extend(keys.as_object().unwrap().clone());
         config
     }
 
@@ -105,9 +119,14 @@ impl Stage {
     /// Starts an agent, in the place of one that may run, and waits until it is ready.
     pub fn start_agent(&mut self) {
         self.agent = None;
-        let spawn = |command| self.runtime.spawn(command);
-        self.agent = Some(Agent::start_by(&self.scene.node, &self.config, &[], spawn));
+        self.agent = Some(self.new_agent());
         self.agent().until("it is ready", |agent| agent.get("/readyz").status == 200);
+    }
+
+    /// Starts an agent and waits until it answers.
+    pub fn new_agent(&self) -> Agent {
+        let container: Vec<&str> = self.container.iter().map(String::as_str).collect();
+        Agent::start_by(&self.scene.node, &self.config, &container, |command| self.runtime.spawn(command))
     }
 
     pub fn agent(&self) -> &Agent {
@@ -129,6 +148,24 @@ impl Stage {
         let mut plugin = list["plugins"][0].clone();
         plugin["name"] = list["name"].clone();
         plugin
+    }
+
+    /// Calls our program as a runtime of another kind or age would, on the same node: whether it succeeds, and its answer.
+    pub fn call(&self, command: &str, version: &str, id: Option<&str>, more: Value) -> (bool, String) {
+        let mut conf = self.plugin();
+        conf["cniVersion"] = version.into();
+        conf.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        let bin = self.scene.node.folder().join("bin");
+        let mut call = Command::new(bin.join("musubi"));
+        call.env("CNI_COMMAND", command).env("CNI_PATH", bin);
+        if let Some(id) = id {
+            call.env("CNI_CONTAINERID", id).env("CNI_NETNS", self.runtime.netns_path(id)).env("CNI_IFNAME", "eth0");
+        }
+        call.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut child = self.runtime.spawn(call);
+        child.stdin.take().unwrap().write_all(conf.to_string().as_bytes()).unwrap();
+        let output = child.wait_with_output().unwrap();
+        (output.status.success(), String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
     /// The machine loses its power and boots. The agent does not start by itself.
@@ -247,10 +284,8 @@ fn by_hand(ours: &Value) -> Value {
 
 /// What the agent, and the plugin with it, may do on a cluster.
 pub fn role() -> Vec<Value> {
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/rbac.yaml");
-    let objects: Vec<Value> = serde_saphyr::from_multiple(&fs::read_to_string(file).unwrap()).unwrap();
-    let role = objects.iter().find(|object| object["kind"] == "ClusterRole").unwrap();
-    role["rules"].as_array().unwrap().clone()
+    let role: ClusterRole = object("ClusterRole");
+    role.rules.unwrap().into_iter().map(|rule| json!(rule)).collect()
 }
 
 /// What a pod's namespace holds besides `lo`: MAC and addresses by interface, but for those the kernel itself gives.
