@@ -4,7 +4,7 @@
 
 use std::fs;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use musubi_delegates::netns::Namespace;
@@ -112,6 +112,24 @@ impl Containerd {
         self.machine.spawn(command)
     }
 
+    /// Calls the runtime's own command line, in the containerd namespace of CRI.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    #[must_use]
+    pub fn ctr(&self, arguments: &[&str]) -> Output {
+        let mut ctr = Command::new(daemon::program("containerd/usr/bin/ctr"));
+        ctr.arg("--address").arg(self.socket()).args(["--namespace", "k8s.io"]).args(arguments);
+        ctr.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        self.machine.spawn(ctr).wait_with_output().expect("its end")
+    }
+
+    /// The program that starts containers.
+    #[must_use]
+    pub fn runc(&self) -> PathBuf {
+        daemon::runc(&self.folder)
+    }
+
     /// Where the runtime looks for CNI configurations; it notices what is put there.
     #[must_use]
     pub fn conf_dir(&self) -> PathBuf {
@@ -196,8 +214,9 @@ impl Containerd {
     /// # Panics
     /// When it has no such sandbox.
     pub fn forget(&mut self, id: &str) {
-        self.ctr(&["tasks", "kill", "--signal", "SIGKILL", id]);
-        self.until("its process has ended", || self.try_ctr(&["containers", "delete", id]).is_ok());
+        let killed = self.ctr(&["tasks", "kill", "--signal", "SIGKILL", id]);
+        assert!(killed.status.success(), "{killed:?}");
+        self.until("its process has ended", || self.ctr(&["containers", "delete", id]).status.success());
         self.kill();
         self.restart();
     }
@@ -205,21 +224,9 @@ impl Containerd {
     fn import_image(&self) {
         let archive = self.folder.join("image.tar");
         fs::write(&archive, image::archive()).expect("an archive");
-        self.ctr(&["images", "import", "--no-unpack", &archive.display().to_string()]);
+        let imported = self.ctr(&["images", "import", "--no-unpack", &archive.display().to_string()]);
+        assert!(imported.status.success(), "{imported:?}");
         self.until("the image is there", || self.cri.has_image(image::NAME).is_ok_and(|has| has));
-    }
-
-    /// The runtime's own command line.
-    fn ctr(&self, arguments: &[&str]) {
-        self.try_ctr(arguments).unwrap_or_else(|problem| panic!("ctr {arguments:?}: {problem}"));
-    }
-
-    fn try_ctr(&self, arguments: &[&str]) -> Result<(), String> {
-        let mut ctr = Command::new(daemon::program("containerd/usr/bin/ctr"));
-        ctr.arg("--address").arg(self.socket()).args(["--namespace", "k8s.io"]).args(arguments);
-        ctr.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
-        let output = self.machine.spawn(ctr).wait_with_output().expect("its end");
-        if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&output.stderr).into_owned()) }
     }
 
     fn until(&self, what: &str, mut is_so: impl FnMut() -> bool) {
