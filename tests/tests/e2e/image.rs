@@ -153,9 +153,9 @@ fn containerd_takes_it_and_runs_its_program() {
     assert!(imported.status.success(), "{imported:?}");
     let listed = String::from_utf8(runtime.ctr(&["images", "list", "-q"]).stdout).unwrap();
     assert!(listed.lines().any(|name| name == NAME), "{listed}");
-    // By its entry point. A cgroup would be the machine's.
     let runc = runtime.runc().display().to_string();
-    let options = ["--rm", "--snapshotter", "native", "--cgroup", "", "--net-host", "--runc-binary", &runc];
-    let ran = runtime.ctr(&[&["run"], &options[..], &[NAME, "c1"]].concat());
+    // By its entry point. A cgroup would be the machine's, and limits need one.
+    let options = ["--rm", "--snapshotter", "native", "--cgroup", "", "--cpu-shares", "0", "--net-host"];
+    let ran = runtime.ctr(&[&["run", "--runc-binary", &runc], &options[..], &[NAME, "c1"]].concat());
     assert_eq!(ran.status.code(), Some(i32::from(CODE)), "{ran:?}");
 }

@@ -30,7 +30,9 @@ fn delegate(stage: &Stage, command: &str, pod: &Pod, id: &str, interface: &str, 
 #[test]
 fn the_pods_own_removal_covers_what_was_plugged_in() {
     let stage = Stage::new(Way::Agent);
-    stage.scene.plugin("noting", &format!("{RECORD}\n{PASS_ON}"));
+    // As Go's plugins, which refuse arguments that they do not know.
+    let strict = "case $CNI_ARGS in *IgnoreUnknown=1*) ;; *) exit 1 ;; esac";
+    stage.scene.plugin("noting", &format!("{strict}\n{RECORD}\n{PASS_ON}"));
     let mut red = stage.scene.chained("red", "10.4.0.0/24", &["noting"]);
     red["plugins"][0]["capabilities"] = json!({"ips": true, "mac": true});
     let pod = Pod::selecting("web", "blue");
