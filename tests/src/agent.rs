@@ -70,6 +70,21 @@ pub fn config(node: &Node, plugin: &Value) -> Value {
     config
 }
 
+/// What starts a node's agent, by way of a wrapper where there is one.
+fn command(node: &Node, config: &Value, wrapper: &[&str]) -> Command {
+    let folder = folder(node);
+    fs::create_dir_all(folder.join("net.d")).expect("a folder");
+    let file = folder.join("agent.json");
+    fs::write(&file, config.to_string()).expect("a configuration");
+    let log = File::options().create(true).append(true).open(folder.join("log")).expect("a log");
+    let program = musubi().display().to_string();
+    let all = [wrapper, &[&program, "agent", "--config"]].concat();
+    let mut command = Command::new(all[0]);
+    command.args(&all[1..]).arg(&file).envs(node.env.iter().cloned());
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+    command
+}
+
 impl Agent {
     /// Starts an agent and waits until it answers.
     ///
@@ -78,7 +93,20 @@ impl Agent {
     #[must_use]
     pub fn start(node: &Node, config: &Value) -> Self {
         let agent = Self::spawn(node, config);
-        agent.until("it answers", |agent| agent.try_get("/healthz").is_some_and(|answer| answer.status == 200));
+        agent.until_it_answers();
+        agent
+    }
+
+    /// Starts an agent on a machine that is more than a network namespace, and waits until it answers. What starts it there
+    /// is given: `spawn`, and for an agent in a container a program that makes it one and goes on as the rest of its
+    /// arguments say.
+    ///
+    /// # Panics
+    /// When it does not answer.
+    #[must_use]
+    pub fn start_by(node: &Node, config: &Value, container: &[&str], spawn: impl FnOnce(Command) -> Child) -> Self {
+        let agent = Self { child: spawn(command(node, config, container)), folder: folder(node) };
+        agent.until_it_answers();
         agent
     }
 
@@ -90,12 +118,10 @@ impl Agent {
     #[must_use]
     pub fn start_apart(node: &Node, config: &Value, hidden: &Path) -> Self {
         fs::create_dir_all(hidden).expect("a folder");
-        let mut command = Command::new("unshare");
         let script = r#"mount -t tmpfs tmpfs "$1" && shift && exec "$@""#;
-        command.args(["--mount", "sh", "-c", script, "sh"]).arg(hidden).arg(musubi());
-        let agent = Self::spawn_by(command, node, config);
-        agent.until("it answers", |agent| agent.try_get("/healthz").is_some_and(|answer| answer.status == 200));
-        agent
+        let hidden = hidden.display().to_string();
+        let apart = ["unshare", "--mount", "sh", "-c", script, "sh", &hidden];
+        Self::start_by(node, config, &apart, |mut command| node.host.enter(|| command.spawn().expect("start the agent")))
     }
 
     /// Starts an agent without waiting for it.
@@ -104,19 +130,13 @@ impl Agent {
     /// When the program cannot be started.
     #[must_use]
     pub fn spawn(node: &Node, config: &Value) -> Self {
-        Self::spawn_by(Command::new(musubi()), node, config)
+        let mut command = command(node, config, &[]);
+        let child = node.host.enter(|| command.spawn().expect("start the agent"));
+        Self { child, folder: folder(node) }
     }
 
-    fn spawn_by(mut command: Command, node: &Node, config: &Value) -> Self {
-        let folder = folder(node);
-        fs::create_dir_all(folder.join("net.d")).expect("a folder");
-        let file = folder.join("agent.json");
-        fs::write(&file, config.to_string()).expect("a configuration");
-        let log = File::options().create(true).append(true).open(folder.join("log")).expect("a log");
-        command.args(["agent", "--config"]).arg(&file).envs(node.env.iter().cloned());
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
-        let child = node.host.enter(|| command.spawn().expect("start the agent"));
-        Self { child, folder }
+    fn until_it_answers(&self) {
+        self.until("it answers", |agent| agent.try_get("/healthz").is_some_and(|answer| answer.status == 200));
     }
 
     /// Its process id.

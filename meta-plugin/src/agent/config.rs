@@ -28,6 +28,7 @@ const KEYS: &[&str] = &[
     "forceCNIVersion",
     "criSocket",
     "reconcileSeconds",
+    "unlistedSeconds",
     "workers",
     "queue",
     "memoryLimit",
@@ -94,6 +95,8 @@ pub struct AgentConfig {
     pub cri_socket: Option<PathBuf>,
     /// Between two looks at what is left over.
     pub reconcile: Duration,
+    /// How long the runtime must not have listed a sandbox before what it holds is released.
+    pub unlisted: Duration,
     /// Operations that run at once.
     pub workers: usize,
     /// Operations that wait.
@@ -150,7 +153,8 @@ impl AgentConfig {
             log_to_stderr: plugin.log_to_stderr,
             log_format: log_format(&view)?,
             cri_socket: socket(&view, "criSocket")?,
-            reconcile: Duration::from_secs(view.uint("reconcileSeconds", 1..=86_400)?.unwrap_or(300)),
+            reconcile: seconds(&view, "reconcileSeconds")?,
+            unlisted: seconds(&view, "unlistedSeconds")?,
             workers: workers.map_or(16, number),
             queue: queue.map_or(256, number),
             memory_limit: memory_limit(&view)?,
@@ -266,6 +270,11 @@ fn as_plugin_configuration(keys: &Map<String, Value>) -> Result<Config, CniError
 /// Ranges end far below the type's.
 fn number(value: u64) -> usize {
     usize::try_from(value).unwrap_or(usize::MAX)
+}
+
+/// Up to a day; five minutes where nothing is said.
+fn seconds(view: &View<'_>, key: &str) -> Result<Duration, ConfigError> {
+    Ok(Duration::from_secs(view.uint(key, 1..=86_400)?.unwrap_or(300)))
 }
 
 fn absolute(view: &View<'_>, key: &str) -> Result<Option<PathBuf>, ConfigError> {
@@ -392,7 +401,7 @@ mod tests {
         assert_eq!(config.autoconfig_dir, config.cni_config_dir);
         assert_eq!(config.own_kubeconfig(), PathBuf::from("/etc/cni/net.d/musubi.d/musubi.kubeconfig"));
         assert_eq!((config.workers, config.queue, config.events_per_second), (16, 256, 50));
-        assert_eq!(config.reconcile, Duration::from_secs(300));
+        assert_eq!((config.reconcile, config.unlisted), (Duration::from_secs(300), Duration::from_secs(300)));
         assert_eq!(config.host_mount_namespace, Some(PathBuf::from("/proc/1/ns/mnt")));
         assert_eq!((config.log_level, config.log_format), (LogLevel::Warning, LogFormat::Text));
         assert!(config.metrics_address.is_none() && config.cri_socket.is_none() && config.memory_limit.is_none());

@@ -7,6 +7,7 @@ use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open, openat};
@@ -40,8 +41,9 @@ impl HostMounts {
 
 /// A folder that stays open: its files are found through it wherever the process goes, as they are at that moment.
 /// Kubelet renews what a volume holds by putting another link in the place of `..data`, which is seen here.
+#[derive(Clone)]
 pub struct Folder {
-    handle: OwnedFd,
+    handle: Arc<OwnedFd>,
     path: PathBuf,
 }
 
@@ -58,7 +60,7 @@ impl Folder {
     /// There is none, or it may not be looked into.
     pub fn open(path: &Path) -> io::Result<Self> {
         let handle = open(path, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?;
-        Ok(Self { handle, path: path.to_owned() })
+        Ok(Self { handle: Arc::new(handle), path: path.to_owned() })
     }
 
     /// Where it was when it was opened, for messages.
@@ -67,7 +69,8 @@ impl Folder {
         &self.path
     }
 
-    /// A path for those who take nothing else. It works in this process alone, and where `/proc` is this process's own.
+    /// A path for those who take nothing else. It works in this process alone while the folder is open, and where `/proc` is
+    /// this process's own.
     #[must_use]
     pub fn path_of(&self, name: &str) -> PathBuf {
         PathBuf::from(format!("/proc/self/fd/{}/{name}", self.handle.as_raw_fd()))

@@ -168,7 +168,7 @@ async fn serve(config: Arc<AgentConfig>, mounts: HostMounts, kept: Kept) -> anyh
         tokio::spawn(follow(Arc::clone(&cluster.connection), Definitions, cluster.cache.follow_definitions()));
     }
     if agent.mounts.problem().is_none() {
-        keep_credentials(&agent.config, kept);
+        keep_credentials(&agent.config, &kept);
         let config = Arc::clone(&agent.config);
         thread("runtime-conf", move || runtime_conf::keep(config, &states))?;
         let worker = Arc::clone(&agent);
@@ -207,7 +207,8 @@ fn cluster(config: &AgentConfig, kept: &Kept, metrics: &Arc<Metrics>) -> Option<
     let source = match (config.plugin_text("kubeconfig"), &kept.service_account, api_server()) {
         _ if config.plugin_text("manifestDir").is_some() => return None,
         (Some(file), _, _) => Source::Kubeconfig(PathBuf::from(file)),
-        (None, Some(folder), Some(server)) => Source::ServiceAccount { server, folder: folder.path().to_owned() },
+        // By its handle: the path is the container's, whose mounts are not this process's any more.
+        (None, Some(folder), Some(server)) => Source::ServiceAccount { server, folder: folder.path_of("") },
         _ => {
             tracing::warn!(
                 "no API server: neither \"kubeconfig\" nor \"manifestDir\" is set, and there is no service account"
@@ -226,9 +227,9 @@ fn cluster(config: &AgentConfig, kept: &Kept, metrics: &Arc<Metrics>) -> Option<
 }
 
 /// The plugin on the host has no service account: it reads the agent's, as files.
-fn keep_credentials(config: &AgentConfig, kept: Kept) {
-    if let (true, Some(folder), Some(server)) = (config.wants_credentials(), kept.service_account, api_server()) {
-        let credentials = Credentials::new(folder, server, config.own_kubeconfig());
+fn keep_credentials(config: &AgentConfig, kept: &Kept) {
+    if let (true, Some(folder), Some(server)) = (config.wants_credentials(), &kept.service_account, api_server()) {
+        let credentials = Credentials::new(folder.clone(), server, config.own_kubeconfig());
         tokio::spawn(async move { credentials.keep().await });
     }
 }

@@ -109,10 +109,15 @@ fn prepare(agent: &Agent, client: &Client, call: Call, hot_plug: bool) -> Result
         Client::Multus => overlaid(&call.config, &agent.own_plugin()?)?,
         Client::Ours { .. } => call.config.clone(),
     };
-    let variable = |name: &str| call.env.get(name).cloned();
+    let own = if hot_plug { Some(hotplug::config(&agent.own_plugin()?)?) } else { None };
+    let variable = |name: &str| match (call.env.get(name), &own) {
+        // The dynamic-networks controller says nothing of where plugins are.
+        (None, Some(own)) if name == "CNI_PATH" => Some(own.bin_dir.display().to_string()),
+        (value, _) => value.cloned(),
+    };
     let request = Request::read(&variable, &mut stdin.as_slice())?;
     request.admit()?;
-    let config = if hot_plug { hotplug::config(&agent.own_plugin()?)? } else { engine::read_config(&request)? };
+    let config = own.map_or_else(|| engine::read_config(&request), Ok)?;
     let id = match client {
         Client::Ours { id, .. } => id.clone(),
         Client::Multus => caller::new_id(),

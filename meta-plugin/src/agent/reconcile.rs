@@ -14,10 +14,8 @@ use crate::record::{Key, Record, State};
 use crate::records::Stored;
 use crate::store::Store;
 
-/// How long a sandbox must be missing from the runtime's list before it counts as gone.
-const PATIENCE: Duration = Duration::from_secs(5 * 60);
-/// The same for a list without any sandbox, which says as much of the runtime as of the sandboxes.
-const PATIENCE_WITH_NOTHING: Duration = Duration::from_secs(15 * 60);
+/// How many times longer a list without any sandbox must last: it says as much of the runtime as of the sandboxes.
+const WITH_NOTHING: u32 = 3;
 /// How long the release of one finding may take.
 const RELEASE_TIME: Duration = Duration::from_secs(30);
 
@@ -95,8 +93,10 @@ fn settle(finding: &Finding, place: Place<'_>, report: &mut Report) {
 
 /// Knows since when the runtime has not listed the sandboxes of which there are records. A sandbox is listed only after its
 /// ADD has ended, and a runtime that just started, or is another's, may list none: so a single look proves nothing.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Reconciler {
+    /// How long a sandbox must be missing from the runtime's list before it counts as gone.
+    patience: Duration,
     missing: BTreeMap<Key, Missing>,
     /// Whether the runtime ever listed a sandbox that we have on record: otherwise it is not the one that calls us.
     is_our_runtime: bool,
@@ -113,6 +113,12 @@ struct Missing {
 }
 
 impl Reconciler {
+    /// One that has seen nothing yet. A sandbox that is missing from the runtime's list for `patience` counts as gone.
+    #[must_use]
+    pub fn new(patience: Duration) -> Self {
+        Self { patience, missing: BTreeMap::new(), is_our_runtime: false, empty_since: None }
+    }
+
     /// One look: the records as they were before the runtime was asked, and its list, if it answered. Returns the records whose
     /// sandboxes are gone by its account. A failed answer ends all suspicion: what it says next may be its first words.
     pub fn pass(&mut self, now: Instant, records: &[Stored], sandboxes: Option<&[String]>) -> Vec<Finding> {
@@ -141,8 +147,8 @@ impl Reconciler {
 
     fn is_believed(&self, now: Instant, since: Instant) -> bool {
         let enough = |since: Instant, patience| now.saturating_duration_since(since) >= patience;
-        let believes_nothing = self.empty_since.is_none_or(|since| enough(since, PATIENCE_WITH_NOTHING));
-        self.is_our_runtime && enough(since, PATIENCE) && believes_nothing
+        let believes_nothing = self.empty_since.is_none_or(|since| enough(since, self.patience * WITH_NOTHING));
+        self.is_our_runtime && enough(since, self.patience) && believes_nothing
     }
 }
 
@@ -152,12 +158,12 @@ impl Missing {
     }
 }
 
-/// The record, if it is of a sandbox that a runtime of the kubelet's made: only that says `K8S_POD_UID`. Podman uses the
-/// same networks, and no runtime lists what it runs.
+/// The record, if the runtime has to list its sandbox: a runtime of the kubelet's made it, as only that says `K8S_POD_UID`
+/// (podman uses the same networks, and no runtime lists what it runs), and its ADD has ended.
 fn of_runtime(stored: &Stored) -> Option<&Record> {
     let Stored::Whole(record) = stored else { return None };
     let argument = |pair: &str| pair.strip_prefix("K8S_POD_UID=").is_some_and(|uid| !uid.is_empty());
-    record.args.split(';').any(argument).then_some(record)
+    (record.args.split(';').any(argument) && !record.is_being_added()).then_some(record)
 }
 
 #[cfg(test)]
@@ -166,7 +172,7 @@ mod tests {
     use std::path::PathBuf;
 
     use super::*;
-    use crate::record::{NamespaceId, VERSION};
+    use crate::record::{NamespaceId, Running, VERSION, boot_id};
 
     const MINUTE: Duration = Duration::from_secs(60);
 
@@ -203,7 +209,7 @@ mod tests {
     type Step<'a> = (u32, Option<&'a [&'a str]>, &'a [&'a str]);
 
     fn story(records: &[Stored], answers: &[Step<'_>]) {
-        let (mut reconciler, start) = (Reconciler::default(), Instant::now());
+        let (mut reconciler, start) = (Reconciler::new(MINUTE * 5), Instant::now());
         for (minute, answer, expected) in answers {
             let listed = answer.map(|ids| ids.iter().map(|id| (*id).to_owned()).collect::<Vec<_>>());
             let gone = reconciler.pass(start + MINUTE * *minute, records, listed.as_deref());
@@ -252,7 +258,7 @@ mod tests {
 
     #[test]
     fn a_record_that_changes_begins_anew() {
-        let (mut reconciler, start) = (Reconciler::default(), Instant::now());
+        let (mut reconciler, start) = (Reconciler::new(MINUTE * 5), Instant::now());
         let listed = ["a".to_owned()];
         let mut records = stored(&["a", "b"]);
         assert!(reconciler.pass(start, &records, Some(&listed)).is_empty());
@@ -282,8 +288,20 @@ mod tests {
     }
 
     #[test]
+    fn what_is_being_added_is_not_missing_however_long_that_takes() {
+        let mut records = stored(&["a", "slow"]);
+        let worker = Running::of(std::process::id());
+        let adding = Record { state: State::Adding, boot_id: boot_id(), worker, ..record("slow") };
+        records[1] = Stored::Whole(Box::new(adding.clone()));
+        story(&records, &[(0, Some(&["a"]), &[]), (60, Some(&["a"]), &[])]);
+        // Whoever was at it has died.
+        records[1] = Stored::Whole(Box::new(Record { worker: None, ..adding }));
+        story(&records, &[(0, Some(&["a"]), &[]), (60, Some(&["a"]), &["slow"])]);
+    }
+
+    #[test]
     fn the_finding_says_how_long() {
-        let (mut reconciler, start) = (Reconciler::default(), Instant::now());
+        let (mut reconciler, start) = (Reconciler::new(MINUTE * 5), Instant::now());
         let (records, listed) = (stored(&["a", "b"]), ["a".to_owned()]);
         reconciler.pass(start, &records, Some(&listed));
         let gone = reconciler.pass(start + MINUTE * 7, &records, Some(&listed));

@@ -28,7 +28,7 @@ const STATUS_TIME: Duration = Duration::from_secs(30);
 /// Keeps things in order for ever.
 pub(super) fn keep(agent: &Arc<Agent>) {
     let state_dir = agent.state_dir();
-    let mut reconciler = Reconciler::default();
+    let mut reconciler = Reconciler::new(agent.config.unlisted);
     let mut due = Instant::now();
     loop {
         if pending::is_due(&state_dir) {

@@ -279,6 +279,14 @@ impl ApiServer {
         started.recv().expect("the server answers").expect("the port is free");
     }
 
+    /// The same in the network namespace of the calling thread: the machine has booted, and has another.
+    ///
+    /// # Panics
+    /// When the port is taken.
+    pub fn resume_here(&self) {
+        self.command(Command::Serve(std::net::TcpListener::bind(self.address).expect("the port is free")));
+    }
+
     /// Ends all watches, as a server does that is restarted.
     pub fn close_watches(&self) {
         self.shared.signals.send_modify(|signals| signals.closed += 1);

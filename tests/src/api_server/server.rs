@@ -42,6 +42,8 @@ pub enum Command {
     Stop(Sender<()>),
     /// Listen again.
     Start(Sender<std::io::Result<()>>),
+    /// Serve who comes to this port.
+    Serve(std::net::TcpListener),
 }
 
 /// Serves until nobody holds the other end of `commands`.
@@ -74,6 +76,7 @@ pub async fn serve(
                     };
                     let _ = done.send(bound.map(|bound| listener = Some(bound)));
                 }
+                Some(Command::Serve(bound)) => listener = listening(bound).ok(),
             }
         }
     }
@@ -81,9 +84,12 @@ pub async fn serve(
 
 /// Listens on an address, also one that has just been left.
 pub fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
-    let listener = std::net::TcpListener::bind(address)?;
-    listener.set_nonblocking(true)?;
-    TcpListener::from_std(listener)
+    listening(std::net::TcpListener::bind(address)?)
+}
+
+fn listening(bound: std::net::TcpListener) -> std::io::Result<TcpListener> {
+    bound.set_nonblocking(true)?;
+    TcpListener::from_std(bound)
 }
 
 async fn accept(listener: Option<&TcpListener>) -> Option<TcpStream> {

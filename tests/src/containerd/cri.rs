@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::time::Duration;
 
+use serde_json::Value;
 use tokio::runtime::{Builder, Runtime};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Response, Status};
@@ -176,10 +177,24 @@ impl Cri {
     /// # Errors
     /// As the runtime says.
     pub fn network_problem(&self) -> Result<Option<String>, Status> {
-        let answer = self.wait(self.runtime().status(api::StatusRequest {}))?;
+        let answer = self.wait(self.runtime().status(api::StatusRequest { verbose: false }))?;
         let condition = answer.status.into_iter().flat_map(|s| s.conditions).find(|c| c.r#type == "NetworkReady");
         let condition = condition.ok_or_else(|| Status::not_found("no condition NetworkReady"))?;
         Ok(if condition.status { None } else { Some(condition.message) })
+    }
+
+    /// The CNI configurations that the runtime works with, as they were written.
+    ///
+    /// # Errors
+    /// As the runtime says.
+    ///
+    /// # Panics
+    /// When the runtime is none that tells.
+    pub fn configurations(&self) -> Result<Vec<String>, Status> {
+        let answer = self.wait(self.runtime().status(api::StatusRequest { verbose: true }))?;
+        let told: Value = serde_json::from_str(&answer.info["cniconfig"]).expect("JSON");
+        let networks = told["Networks"].as_array().into_iter().flatten();
+        Ok(networks.filter_map(|network| network["Config"]["Source"].as_str().map(str::to_owned)).collect())
     }
 
     /// Whether the runtime has this image.

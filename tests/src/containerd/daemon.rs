@@ -8,6 +8,8 @@ use std::process::{Child, Command, Stdio};
 
 use super::{image, machine::Machine};
 
+const RUNC: &str = "runc/usr/sbin/runc";
+
 /// `runc` where the user namespace has one group: a terminal cannot belong to the group 5 then, as containerd has it.
 const RUNC_WITH_ONE_GROUP: &str = r#"#!/bin/sh
 for argument; do
@@ -87,8 +89,9 @@ pub fn log_file(folder: &Path) -> PathBuf {
 /// # Panics
 /// When it cannot.
 pub fn configure(folder: &Path) {
-    let (is_root, real_runc) = (is_root(), program("runc/usr/sbin/runc"));
-    let runc = if is_root { real_runc } else { wrap(&real_runc, folder) };
+    if !is_root() {
+        wrap_runc(folder);
+    }
     let text = format!(
         r#"version = 2
 root = "/var/lib/containerd"
@@ -119,18 +122,23 @@ BinaryName = "{runc}"
 "#,
         socket = socket(folder).display(),
         image = image::NAME,
-        disable_cgroup = !is_root,
+        disable_cgroup = !is_root(),
         folder = folder.display(),
-        runc = runc.display(),
+        runc = runc(folder).display(),
     );
     fs::write(folder.join("containerd.toml"), text).expect("a configuration");
 }
 
-fn wrap(runc: &Path, folder: &Path) -> PathBuf {
-    let wrapper = folder.join("runc");
-    fs::write(&wrapper, RUNC_WITH_ONE_GROUP.replace("RUNC", &runc.display().to_string())).expect("a script");
+/// The program that starts containers: the real one, or a wrapper.
+#[must_use]
+pub fn runc(folder: &Path) -> PathBuf {
+    if is_root() { program(RUNC) } else { folder.join("runc") }
+}
+
+fn wrap_runc(folder: &Path) {
+    let wrapper = runc(folder);
+    fs::write(&wrapper, RUNC_WITH_ONE_GROUP.replace("RUNC", &program(RUNC).display().to_string())).expect("a script");
     fs::set_permissions(&wrapper, fs::Permissions::from_mode(0o755)).expect("a script that can be run");
-    wrapper
 }
 
 /// Whether root is root of the machine: a user namespace maps fewer users.

@@ -4,7 +4,7 @@
 
 use std::fs;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use musubi_delegates::netns::Namespace;
@@ -112,18 +112,46 @@ impl Containerd {
         self.machine.spawn(command)
     }
 
+    /// Calls the runtime's own command line, in the containerd namespace of CRI.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    #[must_use]
+    pub fn ctr(&self, arguments: &[&str]) -> Output {
+        let mut ctr = Command::new(daemon::program("containerd/usr/bin/ctr"));
+        ctr.arg("--address").arg(self.socket()).args(["--namespace", "k8s.io"]).args(arguments);
+        ctr.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        self.machine.spawn(ctr).wait_with_output().expect("its end")
+    }
+
+    /// The program that starts containers.
+    #[must_use]
+    pub fn runc(&self) -> PathBuf {
+        daemon::runc(&self.folder)
+    }
+
     /// Where the runtime looks for CNI configurations; it notices what is put there.
     #[must_use]
     pub fn conf_dir(&self) -> PathBuf {
         self.folder.join("net.d")
     }
 
-    /// Waits until the runtime has taken up a CNI configuration.
+    /// Our file among them.
+    #[must_use]
+    pub fn conf_file(&self) -> PathBuf {
+        self.conf_dir().join("00-musubi.conflist")
+    }
+
+    /// Waits until the runtime works with our configuration as it stands there.
     ///
     /// # Panics
     /// When it does not.
-    pub fn wait_until_the_network_is_ready(&self) {
-        self.until("the network is ready", || self.cri.network_problem().is_ok_and(|problem| problem.is_none()));
+    pub fn wait_until_our_configuration_is_used(&self) {
+        self.until("the runtime uses our configuration", || {
+            let wanted = fs::read_to_string(self.conf_file()).unwrap_or_default();
+            let used = self.cri.configurations().unwrap_or_default();
+            used.contains(&wanted) && self.cri.network_problem().is_ok_and(|problem| problem.is_none())
+        });
     }
 
     /// The network namespace of a sandbox.
@@ -181,15 +209,23 @@ impl Containerd {
         self.until("containerd answers", || self.cri.version().is_ok());
     }
 
+    /// Has the runtime lose a sandbox: its process and its entry are taken away behind its back, and its namespace stays.
+    ///
+    /// # Panics
+    /// When it has no such sandbox.
+    pub fn forget(&mut self, id: &str) {
+        let killed = self.ctr(&["tasks", "kill", "--signal", "SIGKILL", id]);
+        assert!(killed.status.success(), "{killed:?}");
+        self.until("its process has ended", || self.ctr(&["containers", "delete", id]).status.success());
+        self.kill();
+        self.restart();
+    }
+
     fn import_image(&self) {
         let archive = self.folder.join("image.tar");
         fs::write(&archive, image::archive()).expect("an archive");
-        let mut import = Command::new(daemon::program("containerd/usr/bin/ctr"));
-        import.arg("--address").arg(self.socket());
-        import.args(["--namespace", "k8s.io", "images", "import", "--no-unpack"]).arg(archive);
-        import.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
-        let output = self.machine.spawn(import).wait_with_output().expect("its end");
-        assert!(output.status.success(), "import the image: {}", String::from_utf8_lossy(&output.stderr));
+        let imported = self.ctr(&["images", "import", "--no-unpack", &archive.display().to_string()]);
+        assert!(imported.status.success(), "{imported:?}");
         self.until("the image is there", || self.cri.has_image(image::NAME).is_ok_and(|has| has));
     }
 

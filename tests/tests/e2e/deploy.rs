@@ -48,7 +48,7 @@ fn objects() -> Vec<Value> {
 }
 
 /// The one object of a kind, as its type reads it.
-fn object<T: DeserializeOwned>(kind: &str) -> T {
+pub fn object<T: DeserializeOwned>(kind: &str) -> T {
     let mut found: Vec<Value> = objects().into_iter().filter(|object| object["kind"] == kind).collect();
     assert_eq!(found.len(), 1, "{kind}");
     serde_json::from_value(found.remove(0)).unwrap()
@@ -69,12 +69,12 @@ fn containers(set: &DaemonSet) -> Vec<Value> {
     lists.concat()
 }
 
-fn container(name: &str) -> Value {
+pub fn container(name: &str) -> Value {
     let found = daemon_sets().iter().flat_map(containers).find(|container| container["name"] == name);
     found.unwrap_or_else(|| panic!("no container {name}"))
 }
 
-fn capabilities(container: &Value) -> Vec<String> {
+pub fn capabilities(container: &Value) -> Vec<String> {
     let capabilities = &container["securityContext"]["capabilities"];
     assert_eq!(capabilities["drop"], json!(["ALL"]), "{}", container["name"]);
     serde_json::from_value(capabilities["add"].clone()).unwrap()

@@ -3,19 +3,17 @@
 #![allow(clippy::unwrap_used, reason = "what is outside of test functions is part of a test, too")]
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
 use std::fs;
 use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
+use musubi_tests::containerd::Containerd;
 use musubi_tests::image::{Image, hex_digest};
-use musubi_tests::node::musubi;
+use musubi_tests::node::{Node, musubi};
 use serde_json::{Value, json};
-use tempfile::TempDir;
 
 /// A static program that does nothing but end with this code: an ELF header, one segment, three instructions.
 fn static_program(code: u8) -> Vec<u8> {
@@ -143,77 +141,21 @@ fn what_cannot_run_in_an_empty_file_system_is_refused() {
     }
 }
 
-/// Debian's containerd with folders of the test's own, `/run` among them, where its helpers meet.
-struct Runtime {
-    folder: TempDir,
-    daemon: Child,
-}
-
-impl Runtime {
-    fn start() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let path = |name: &str| folder.path().join(name);
-        let configuration = format!(
-            "version = 2\nroot = {:?}\nstate = {:?}\ndisabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n\
-             [grpc]\naddress = {:?}\n[ttrpc]\naddress = {:?}\n",
-            path("root"),
-            path("state"),
-            path("socket"),
-            path("ttrpc")
-        );
-        fs::write(path("config.toml"), configuration).unwrap();
-        let mut containerd = Command::new("unshare");
-        containerd.args(["--mount", "sh", "-ceu", "mount -t tmpfs tmpfs /run; exec \"$@\"", "sh"]);
-        containerd.arg(debian("containerd/usr/bin/containerd")).arg("--config").arg(path("config.toml"));
-        containerd.env("PATH", search_path()).stdout(Stdio::null()).stderr(Stdio::null());
-        let runtime = Self { daemon: containerd.spawn().unwrap(), folder };
-        for _ in 0..200 {
-            if runtime.ctr(&["version"]).status.success() {
-                return runtime;
-            }
-            thread::sleep(Duration::from_millis(50));
-        }
-        panic!("containerd does not answer");
-    }
-
-    fn ctr(&self, arguments: &[&str]) -> Output {
-        let mut ctr = Command::new("nsenter");
-        ctr.args(["--mount", "--target", &self.daemon.id().to_string()]).arg(debian("containerd/usr/bin/ctr"));
-        ctr.arg("--address").arg(self.folder.path().join("socket")).args(arguments).output().unwrap()
-    }
-}
-
-impl Drop for Runtime {
-    fn drop(&mut self) {
-        let _ = self.daemon.kill();
-        let _ = self.daemon.wait();
-    }
-}
-
-/// A file of Debian's packages, which `tests/setup.sh` unpacks.
-fn debian(path: &str) -> PathBuf {
-    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../target/debian")).join(path)
-}
-
-/// Where containerd finds runc and its shim.
-fn search_path() -> OsString {
-    let folders = ["containerd/usr/bin", "runc/usr/sbin", "runc/usr/bin"].map(debian);
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::join_paths(folders.into_iter().chain(std::env::split_paths(&path))).unwrap()
-}
-
 #[test]
 fn containerd_takes_it_and_runs_its_program() {
     const CODE: u8 = 7;
-    let runtime = Runtime::start();
-    let archive = runtime.folder.path().join("musubi.tar");
+    const NAME: &str = "docker.io/library/musubi:1.2.3";
+    let node = Node::new();
+    let runtime = Containerd::start(&node);
+    let archive = node.folder().join("musubi.tar");
     fs::write(&archive, image(&static_program(CODE)).archive().unwrap()).unwrap();
     let imported = runtime.ctr(&["images", "import", "--snapshotter", "native", archive.to_str().unwrap()]);
     assert!(imported.status.success(), "{imported:?}");
-    let listed = runtime.ctr(&["images", "list", "-q"]);
-    assert_eq!(String::from_utf8(listed.stdout).unwrap(), "docker.io/library/musubi:1.2.3\n");
-    // By its entry point. A cgroup would be the machine's.
-    let options = ["--rm", "--snapshotter", "native", "--cgroup", "", "--net-host"];
-    let ran = runtime.ctr(&[&["run"], &options[..], &["docker.io/library/musubi:1.2.3", "c1"]].concat());
+    let listed = String::from_utf8(runtime.ctr(&["images", "list", "-q"]).stdout).unwrap();
+    assert!(listed.lines().any(|name| name == NAME), "{listed}");
+    let runc = runtime.runc().display().to_string();
+    // By its entry point. A cgroup would be the machine's, and limits need one.
+    let options = ["--rm", "--snapshotter", "native", "--cgroup", "", "--cpu-shares", "0", "--net-host"];
+    let ran = runtime.ctr(&[&["run", "--runc-binary", &runc], &options[..], &[NAME, "c1"]].concat());
     assert_eq!(ran.status.code(), Some(i32::from(CODE)), "{ran:?}");
 }

@@ -20,6 +20,9 @@ use serde_json::{Value, json};
 use crate::scene::crowd;
 use crate::scene::{PASS_ON, Scene, assert_words, until};
 
+/// What the agent waits unless it is told otherwise.
+const FIVE_MINUTES: Duration = Duration::from_secs(300);
+
 fn added(scene: &Scene, id: &str) -> Sandbox {
     let sandbox = scene.sandbox(id);
     let output = scene.add(&sandbox);
@@ -302,7 +305,7 @@ fn a_sandbox_that_the_runtime_has_forgotten_is_released_by_the_agent() {
     let scene = Scene::new();
     let (alive, forgotten) = (added_by_runtime(&scene, "alive"), added_by_runtime(&scene, "forgotten"));
     let podman = added(&scene, "podman");
-    let (mut reconciler, start) = (Reconciler::default(), Instant::now());
+    let (mut reconciler, start) = (Reconciler::new(FIVE_MINUTES), Instant::now());
     let minutes = |n: u64| start + Duration::from_secs(60 * n);
     let listing = || Ok(vec!["alive".to_owned()]);
     let failing = || Err(CniError::new(code::TRY_AGAIN, "the runtime does not answer"));
@@ -344,7 +347,7 @@ fn the_agent_finds_what_musubi_gc_finds_and_counts_it_by_kind() {
 
     let shown = dry_run(&scene).len();
     let runtime = || Ok(Vec::new());
-    let report = pass(&scene, &mut Reconciler::default(), Instant::now(), &runtime);
+    let report = pass(&scene, &mut Reconciler::new(FIVE_MINUTES), Instant::now(), &runtime);
     let found: Vec<(&str, usize)> = report.found.iter().map(|(kind, count)| (kind.as_str(), *count)).collect();
     let expected =
         [("earlier-boot", 1), ("namespace-gone", 1), ("orphan", 1), ("host-link", 3), ("rules", 3), ("reservation", 3)];
@@ -370,7 +373,7 @@ fn passes_in_the_midst_of_adds_and_dels_find_nothing_and_lose_nothing() {
                 let _ = scene.add(&sandboxes[number]).result();
             });
         });
-        let (mut reconciler, runtime) = (Reconciler::default(), || Ok(Vec::new()));
+        let (mut reconciler, runtime) = (Reconciler::new(FIVE_MINUTES), || Ok(Vec::new()));
         while !churn.is_finished() {
             let report = pass(&scene, &mut reconciler, Instant::now(), &runtime);
             assert_eq!((report.found.len(), report.errors.len()), (0, 0), "{report:?}");

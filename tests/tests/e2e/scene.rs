@@ -41,11 +41,16 @@ impl Scene {
 
     /// A chain of the bridge of network `name` and of plugins by their types.
     pub fn chain(&self, name: &str, subnet: &str, types: &[&str]) {
+        self.definition(name, &self.chained(name, subnet, types));
+    }
+
+    /// The configuration of such a chain.
+    pub fn chained(&self, name: &str, subnet: &str, types: &[&str]) -> Value {
         let mut bridge = masqueraded(self.node.bridge(&format!("br-{name}"), name, subnet));
         bridge.as_object_mut().unwrap().remove("cniVersion");
         let others = types.iter().map(|kind| json!({"type": kind}));
         let plugins: Vec<Value> = [bridge].into_iter().chain(others).collect();
-        self.definition(name, &json!({"cniVersion": "1.0.0", "name": name, "plugins": plugins}));
+        json!({"cniVersion": "1.0.0", "name": name, "plugins": plugins})
     }
 
     pub fn with(&self, key: &str, value: Value) -> Value {
