@@ -22,6 +22,7 @@ use std::path::{Component, Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use super::store::Owner;
+use crate::mutation;
 
 /// What an attachment holds.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -117,6 +118,7 @@ impl Index {
     /// The link cannot be written.
     pub fn put(&self, owner: &Owner, entry: &Entry) -> io::Result<()> {
         let link = self.link(owner);
+        mutation::before("reservation.index", link.display());
         if entry.addresses.is_empty() {
             return match fs::remove_file(link) {
                 Err(missing) if missing.kind() == ErrorKind::NotFound => Ok(()),
