@@ -78,8 +78,16 @@ impl Agent {
     #[must_use]
     pub fn start(node: &Node, config: &Value) -> Self {
         let agent = Self::spawn(node, config);
-        agent.until("it answers", |agent| agent.try_get("/healthz").is_some_and(|answer| answer.status == 200));
+        agent.wait_until_it_answers();
         agent
+    }
+
+    /// Waits until it answers.
+    ///
+    /// # Panics
+    /// When it does not.
+    pub fn wait_until_it_answers(&self) {
+        self.until("it answers", |agent| agent.try_get("/healthz").is_some_and(|answer| answer.status == 200));
     }
 
     /// Starts an agent without waiting for it.
@@ -89,10 +97,21 @@ impl Agent {
     #[must_use]
     pub fn spawn(node: &Node, config: &Value) -> Self {
         let folder = folder(node);
+        fs::create_dir_all(&folder).expect("a folder");
+        let log = File::options().create(true).append(true).open(folder.join("log")).expect("a log");
+        Self::spawn_logging_to(node, config, log.into())
+    }
+
+    /// As [`Self::spawn`], with a log that is read elsewhere.
+    ///
+    /// # Panics
+    /// When the program cannot be started.
+    #[must_use]
+    pub fn spawn_logging_to(node: &Node, config: &Value, log: Stdio) -> Self {
+        let folder = folder(node);
         fs::create_dir_all(folder.join("net.d")).expect("a folder");
         let file = folder.join("agent.json");
         fs::write(&file, config.to_string()).expect("a configuration");
-        let log = File::options().create(true).append(true).open(folder.join("log")).expect("a log");
         let mut command = Command::new(musubi());
         command.args(["agent", "--config"]).arg(&file).envs(node.env.iter().cloned());
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);

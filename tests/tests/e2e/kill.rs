@@ -1,0 +1,248 @@
+//! A process is killed at every change it makes: the agent alone, the agent and its client, the plugin that works without an
+//! agent. Whoever comes next finishes or undoes; no answer is a wrong success, and nothing is left.
+
+mod stage;
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, mpsc};
+use std::time::Duration;
+
+use musubi_tests::agent::Agent;
+use musubi_tests::kubelet::Kubelet;
+use musubi_tests::mutations::{Log, Mutation};
+use musubi_tests::node::Sandbox;
+use nix::errno::Errno;
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{Id, WaitPidFlag, waitid};
+use nix::unistd::Pid;
+
+use self::stage::{DEVICE, Stage};
+use crate::scene::crowd;
+
+/// The container that is worked on when a process dies.
+const VICTIM: &str = "victim";
+/// Rounds at a time.
+const LANES: usize = 2;
+/// Pods that come and go meanwhile, in each of them.
+const LOAD: usize = 1;
+/// How long a change takes at most, until the process waits at the next one.
+const ONE_CHANGE: Duration = Duration::from_millis(4);
+
+/// Who is killed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Dies {
+    /// The agent: its client is left to do the work.
+    Agent,
+    /// The agent and its client: nobody is left to do it.
+    Both,
+    /// The plugin, which works without an agent.
+    Plugin,
+}
+
+/// One death.
+#[derive(Debug, Clone, Copy)]
+struct Round {
+    command: &'static str,
+    dies: Dies,
+    /// At which change of the operation; `None` to let it live.
+    at: Option<usize>,
+    /// Once that change is made, not before it.
+    late: bool,
+    /// Whether an agent that is started again finishes, or the plugin alone.
+    by_agent: bool,
+    /// Whether an ADD that nobody finished is tried again before DEL.
+    again: bool,
+}
+
+/// What was seen: changes of the operation that was to be killed, and where it was.
+#[derive(Debug, Default)]
+struct Seen {
+    changes: Vec<String>,
+    /// The last change that it announced, if it was killed.
+    died_at: Option<String>,
+}
+
+#[test]
+fn the_agent_is_killed_at_every_change() {
+    let kubelet = Device::new();
+    let ways = [Dies::Agent, Dies::Both];
+    let deaths = rounds(&kubelet, &ways);
+    let survey = run(&kubelet, &deaths);
+    assert!(survey.kills >= 200, "only {} kills", survey.kills);
+    survey.assert_every_point_was_hit();
+}
+
+#[test]
+fn a_plugin_alone_is_killed_at_every_change() {
+    let kubelet = Device::new();
+    let deaths = rounds(&kubelet, &[Dies::Plugin]);
+    let survey = run(&kubelet, &deaths);
+    survey.assert_every_point_was_hit();
+}
+
+/// The kubelet that gives `default/web` its device.
+struct Device {
+    folder: tempfile::TempDir,
+    _kubelet: Kubelet,
+}
+
+impl Device {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let kubelet = Kubelet::start(&folder.path().join("kubelet.sock"));
+        kubelet.admit("default/web", &[&[(DEVICE.0, &[DEVICE.1])]]);
+        Self { folder, _kubelet: kubelet }
+    }
+
+    fn stage(&self) -> Stage {
+        Stage::new(&self.folder.path().join("kubelet.sock"))
+    }
+}
+
+/// What all deaths together have shown.
+#[derive(Debug, Default)]
+struct Survey {
+    kills: usize,
+    seen: BTreeSet<(&'static str, String)>,
+    hit: BTreeSet<(&'static str, String)>,
+}
+
+impl Survey {
+    fn assert_every_point_was_hit(&self) {
+        let missed: Vec<_> = self.seen.difference(&self.hit).collect();
+        assert!(missed.is_empty(), "nobody was killed at {missed:?}");
+        let names = |command| self.hit.iter().filter(move |(c, _)| *c == command).map(|(_, name)| name.as_str());
+        println!("ADD {:?}\nDEL {:?}\n{} kills", names("ADD").collect::<Vec<_>>(), names("DEL").collect::<Vec<_>>(), self.kills);
+    }
+}
+
+/// A death at each change of ADD and of DEL, as often as an operation without one shows them, the ways to die in turn.
+fn rounds(device: &Device, ways: &[Dies]) -> Vec<Round> {
+    let mut rounds = Vec::new();
+    for command in ["ADD", "DEL"] {
+        let alive = Round { command, dies: ways[0], at: None, late: false, by_agent: false, again: false };
+        let changes = play(&device.stage(), alive).changes.len();
+        println!("{command}: {changes} changes");
+        for at in 0..changes {
+            let is = |bit: usize| at >> bit & 1 == 1;
+            let dies = ways[at % ways.len()];
+            rounds.push(Round { command, dies, at: Some(at), late: is(3), by_agent: is(1), again: is(2) });
+        }
+    }
+    rounds
+}
+
+fn run(device: &Device, rounds: &[Round]) -> Survey {
+    let survey = Mutex::new(Survey::default());
+    crowd(rounds.len(), LANES, |number| {
+        let round = rounds[number];
+        let seen = play(&device.stage(), round);
+        let mut survey = survey.lock().unwrap();
+        survey.kills += usize::from(seen.died_at.is_some());
+        survey.seen.extend(seen.changes.into_iter().map(|name| (round.command, name)));
+        survey.hit.extend(seen.died_at.map(|name| (round.command, name)));
+    });
+    survey.into_inner().unwrap()
+}
+
+/// Plays a round on a stage of its own and proves that all ends well.
+fn play(stage: &Stage, round: Round) -> Seen {
+    let case = format!("{round:?}");
+    let victim = stage.scene.sandbox(VICTIM);
+    let others: Vec<Sandbox> = (0..LOAD).map(|n| Sandbox::new(&format!("load{n}"), "default/load")).collect();
+    let stop = AtomicBool::new(false);
+    let seen = std::thread::scope(|scope| {
+        let _stop = StopOnDrop(&stop);
+        let (log, end) = Log::new();
+        let mut end = Some(end);
+        let agent = (round.dies != Dies::Plugin).then(|| {
+            let agent = Agent::spawn_logging_to(&stage.scene.node, &stage.agent, end.take().unwrap());
+            (agent.pid(), agent)
+        });
+        let (clients, client) = mpsc::channel();
+        let pid = agent.as_ref().map(|(pid, _)| *pid);
+        let watcher = scope.spawn(move || watch(&log, round, pid, &client));
+        if let Some((_, agent)) = &agent {
+            agent.wait_until_it_answers();
+        }
+        for other in &others {
+            scope.spawn(|| stage.load(other, &stop));
+        }
+        if round.command == "DEL" {
+            let _ = stage.scene.add(&victim).result();
+        }
+        let child = match end {
+            Some(end) => stage.scene.start_logging_to(round.command, &victim, &stage.alone(), end),
+            None => stage.scene.start(round.command, &victim, &stage.scene.config),
+        };
+        clients.send(child.id()).unwrap();
+        let output = child.wait_with_output().unwrap();
+        drop(agent);
+        let seen = watcher.join().unwrap();
+        let answer = String::from_utf8_lossy(&output.stdout).into_owned();
+        let answered = seen.died_at.is_none() || round.dies == Dies::Agent;
+        assert!(!answered || output.status.success(), "{case}: {answer}");
+        finish(stage, &victim, round, answered, &case);
+        seen
+    });
+    stage.scene.nothing_is_left(&others.iter().chain([&victim]).collect::<Vec<_>>(), &[], &case);
+    seen
+}
+
+/// What comes after a death: whoever answered has told the truth, and DEL leaves nothing.
+fn finish(stage: &Stage, victim: &Sandbox, round: Round, answered: bool, case: &str) {
+    let scene = &stage.scene;
+    if answered && round.command == "DEL" {
+        stage.is_gone(victim, case);
+    }
+    let _agent = round.by_agent.then(|| Agent::start(&scene.node, &stage.agent));
+    if round.command == "ADD" && (answered || round.again) {
+        if !answered {
+            let again = scene.add(victim);
+            assert!(again.ok || again.error().1.contains("attached already"), "{case}: {}", again.stdout);
+        }
+        stage.is_attached(victim, case);
+    }
+    let deleted = scene.del(victim);
+    assert!(deleted.ok, "{case}: {}", deleted.stdout);
+    stage.is_gone(victim, case);
+}
+
+/// Reads the log to its end. At the change that the round names it kills, and goes on when they are dead.
+fn watch(log: &Log, round: Round, agent: Option<u32>, client: &mpsc::Receiver<u32>) -> Seen {
+    let mut seen = Seen::default();
+    while let Some(line) = log.look() {
+        let change = Mutation::of(&line).filter(|m| m.command == round.command && m.container == VICTIM);
+        if let Some(change) = change {
+            seen.changes.push(change.point.clone());
+            if Some(seen.changes.len() - 1) == round.at {
+                if round.late {
+                    std::thread::sleep(ONE_CHANGE);
+                }
+                let client = (round.dies != Dies::Agent).then(|| client.recv().unwrap());
+                client.into_iter().chain(agent).for_each(end);
+                seen.died_at = Some(change.point);
+            }
+        }
+        log.take();
+    }
+    seen
+}
+
+/// Kills a process of ours and waits until it is dead, which whoever started it still learns, or has learnt.
+fn end(pid: u32) {
+    let pid = Pid::from_raw(i32::try_from(pid).unwrap());
+    kill(pid, Signal::SIGKILL).unwrap();
+    let dead = waitid(Id::Pid(pid), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT);
+    assert!(matches!(dead, Ok(_) | Err(Errno::ECHILD)), "{dead:?}");
+}
+
+/// Tells those who come and go to stop, however the round ends.
+struct StopOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for StopOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
