@@ -51,7 +51,8 @@ impl Log {
     /// When the pipe cannot be read.
     #[must_use]
     pub fn look(&self) -> Option<String> {
-        let length = tee(self.lines.as_fd(), self.copied.as_fd(), PAGE, SpliceFFlags::empty()).expect("a line is copied");
+        let length =
+            tee(self.lines.as_fd(), self.copied.as_fd(), PAGE, SpliceFFlags::empty()).expect("a line is copied");
         let mut line = vec![0; length];
         (&self.copy).read_exact(&mut line).expect("the copy of a line");
         (length > 0).then(|| String::from_utf8_lossy(&line).into_owned())
@@ -94,7 +95,8 @@ mod tests {
         let file = |name: &str| folder.path().join(name);
         let (log, stderr) = Log::new();
         let script = "echo 1 >&2; touch first; echo 2 >&2; touch second; echo 3 >&2";
-        let mut child = Command::new("sh").args(["-c", script]).current_dir(folder.path()).stderr(stderr).spawn().unwrap();
+        let mut child =
+            Command::new("sh").args(["-c", script]).current_dir(folder.path()).stderr(stderr).spawn().unwrap();
         assert_eq!(log.look().as_deref(), Some("1\n"));
         assert_eq!(log.look().as_deref(), Some("1\n"), "it is still there");
         while !file("first").exists() {

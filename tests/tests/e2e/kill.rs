@@ -23,7 +23,7 @@ use crate::scene::crowd;
 /// The container that is worked on when a process dies.
 const VICTIM: &str = "victim";
 /// Rounds at a time.
-const LANES: usize = 2;
+const LANES: usize = 4;
 /// Pods that come and go meanwhile, in each of them.
 const LOAD: usize = 1;
 /// How long a change takes at most, until the process waits at the next one.
@@ -41,12 +41,12 @@ enum Dies {
 }
 
 /// One death.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 struct Round {
     command: &'static str,
     dies: Dies,
-    /// At which change of the operation; `None` to let it live.
-    at: Option<usize>,
+    /// At which kind of change of the operation, and how many of it come before; `None` to let it live.
+    at: Option<(String, usize)>,
     /// Once that change is made, not before it.
     late: bool,
     /// Whether an agent that is started again finishes, or the plugin alone.
@@ -113,21 +113,32 @@ impl Survey {
         let missed: Vec<_> = self.seen.difference(&self.hit).collect();
         assert!(missed.is_empty(), "nobody was killed at {missed:?}");
         let names = |command| self.hit.iter().filter(move |(c, _)| *c == command).map(|(_, name)| name.as_str());
-        println!("ADD {:?}\nDEL {:?}\n{} kills", names("ADD").collect::<Vec<_>>(), names("DEL").collect::<Vec<_>>(), self.kills);
+        println!(
+            "ADD {:?}\nDEL {:?}\n{} kills",
+            names("ADD").collect::<Vec<_>>(),
+            names("DEL").collect::<Vec<_>>(),
+            self.kills
+        );
     }
 }
 
-/// A death at each change of ADD and of DEL, as often as an operation without one shows them, the ways to die in turn.
+/// A death at each change of ADD and of DEL that an operation without one shows, the ways to die in turn; the first change of
+/// each kind is died at in every way, before and after it.
 fn rounds(device: &Device, ways: &[Dies]) -> Vec<Round> {
-    let mut rounds = Vec::new();
+    let mut rounds: Vec<Round> = Vec::new();
     for command in ["ADD", "DEL"] {
         let alive = Round { command, dies: ways[0], at: None, late: false, by_agent: false, again: false };
-        let changes = play(&device.stage(), alive).changes.len();
-        println!("{command}: {changes} changes");
-        for at in 0..changes {
-            let is = |bit: usize| at >> bit & 1 == 1;
-            let dies = ways[at % ways.len()];
-            rounds.push(Round { command, dies, at: Some(at), late: is(3), by_agent: is(1), again: is(2) });
+        let changes = play(&device.stage(), &alive).changes;
+        for (number, point) in changes.iter().enumerate() {
+            let before = changes[..number].iter().filter(|other| *other == point).count();
+            let deaths = match before {
+                0 => ways.iter().flat_map(|dies| [(*dies, false), (*dies, true)]).collect(),
+                _ => vec![(ways[number % ways.len()], number / 8 % 2 == 1)],
+            };
+            for (dies, late) in deaths {
+                let (by_agent, again) = (rounds.len() / 2 % 2 == 1, rounds.len() / 4 % 2 == 1);
+                rounds.push(Round { command, dies, at: Some((point.clone(), before)), late, by_agent, again });
+            }
         }
     }
     rounds
@@ -136,7 +147,7 @@ fn rounds(device: &Device, ways: &[Dies]) -> Vec<Round> {
 fn run(device: &Device, rounds: &[Round]) -> Survey {
     let survey = Mutex::new(Survey::default());
     crowd(rounds.len(), LANES, |number| {
-        let round = rounds[number];
+        let round = &rounds[number];
         let seen = play(&device.stage(), round);
         let mut survey = survey.lock().unwrap();
         survey.kills += usize::from(seen.died_at.is_some());
@@ -147,7 +158,7 @@ fn run(device: &Device, rounds: &[Round]) -> Survey {
 }
 
 /// Plays a round on a stage of its own and proves that all ends well.
-fn play(stage: &Stage, round: Round) -> Seen {
+fn play(stage: &Stage, round: &Round) -> Seen {
     let case = format!("{round:?}");
     let victim = stage.scene.sandbox(VICTIM);
     let others: Vec<Sandbox> = (0..LOAD).map(|n| Sandbox::new(&format!("load{n}"), "default/load")).collect();
@@ -191,7 +202,7 @@ fn play(stage: &Stage, round: Round) -> Seen {
 }
 
 /// What comes after a death: whoever answered has told the truth, and DEL leaves nothing.
-fn finish(stage: &Stage, victim: &Sandbox, round: Round, answered: bool, case: &str) {
+fn finish(stage: &Stage, victim: &Sandbox, round: &Round, answered: bool, case: &str) {
     let scene = &stage.scene;
     if answered && round.command == "DEL" {
         stage.is_gone(victim, case);
@@ -210,13 +221,14 @@ fn finish(stage: &Stage, victim: &Sandbox, round: Round, answered: bool, case: &
 }
 
 /// Reads the log to its end. At the change that the round names it kills, and goes on when they are dead.
-fn watch(log: &Log, round: Round, agent: Option<u32>, client: &mpsc::Receiver<u32>) -> Seen {
+fn watch(log: &Log, round: &Round, agent: Option<u32>, client: &mpsc::Receiver<u32>) -> Seen {
     let mut seen = Seen::default();
     while let Some(line) = log.look() {
         let change = Mutation::of(&line).filter(|m| m.command == round.command && m.container == VICTIM);
         if let Some(change) = change {
+            let before = seen.changes.iter().filter(|point| **point == change.point).count();
             seen.changes.push(change.point.clone());
-            if Some(seen.changes.len() - 1) == round.at {
+            if round.at == Some((change.point.clone(), before)) {
                 if round.late {
                     std::thread::sleep(ONE_CHANGE);
                 }

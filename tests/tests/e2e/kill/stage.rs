@@ -70,11 +70,17 @@ impl Stage {
     pub fn is_gone(&self, sandbox: &Sandbox, case: &str) {
         assert_eq!(link_names(&sandbox.netns), ["lo"], "{case}");
         let own = format!("/{}", sandbox.id);
-        let of_it = |file: &String| file.contains(&format!("{own}:")) || file.ends_with(&own) || file.contains("status/default/web");
+        let of_it = |file: &String| {
+            file.contains(&format!("{own}:")) || file.ends_with(&own) || file.contains("status/default/web")
+        };
         let left: Vec<String> = self.scene.node.leftover_files().into_iter().filter(of_it).collect();
         assert_eq!(left, [""; 0], "{case}");
         assert_eq!(self.scene.status("default/web"), None, "{case}");
-        assert_eq!(files(self.scene.node.folder().join("devinfo/cni")), [""; 0].map(std::path::PathBuf::from), "{case}");
+        assert_eq!(
+            files(self.scene.node.folder().join("devinfo/cni")),
+            [""; 0].map(std::path::PathBuf::from),
+            "{case}"
+        );
     }
 }
 
@@ -136,5 +142,6 @@ fn describe_device(scene: &Scene) {
     let folder = scene.node.folder().join("devinfo/dp");
     std::fs::create_dir_all(&folder).unwrap();
     let file = folder.join(format!("{}-{}-device.json", DEVICE.0.replace('/', "-"), DEVICE.1));
-    std::fs::write(file, json!({"type": "pci", "version": "1.1.0", "pci": {"pci-address": DEVICE.1}}).to_string()).unwrap();
+    std::fs::write(file, json!({"type": "pci", "version": "1.1.0", "pci": {"pci-address": DEVICE.1}}).to_string())
+        .unwrap();
 }
