@@ -1,6 +1,7 @@
 //! A process is killed at every change it makes: the agent alone, the agent and its client, the plugin that works without an
 //! agent. Whoever comes next finishes or undoes; no answer is a wrong success, and nothing is left.
 
+mod seldom;
 mod stage;
 
 use std::collections::BTreeSet;
@@ -9,7 +10,6 @@ use std::sync::{Mutex, mpsc};
 use std::time::Duration;
 
 use musubi_tests::agent::Agent;
-use musubi_tests::kubelet::Kubelet;
 use musubi_tests::mutations::{Log, Mutation};
 use musubi_tests::node::Sandbox;
 use nix::errno::Errno;
@@ -17,7 +17,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::Pid;
 
-use self::stage::{DEVICE, Stage};
+use self::stage::{Device, Stage};
 use crate::scene::crowd;
 
 /// The container that is worked on when a process dies.
@@ -63,41 +63,83 @@ struct Seen {
     died_at: Option<String>,
 }
 
+/// Every kind of change there is, so that one which is not announced any more is missed.
+const POINTS: [(&str, &[&str]); 2] = [
+    (
+        "ADD",
+        &[
+            "address.add",
+            "device-info.clear",
+            "device-info.write",
+            "fdb.add",
+            "link.change",
+            "link.create",
+            "nftables.transaction",
+            "plugin.end",
+            "plugin.start",
+            "record.rename",
+            "record.tidy",
+            "record.write",
+            "reservation.claim",
+            "reservation.index",
+            "reservation.last",
+            "reservation.write",
+            "route.add",
+            "route.remove",
+            "status.rename",
+            "status.write",
+            "sysctl.write",
+        ],
+    ),
+    (
+        "DEL",
+        &[
+            "device-info.remove",
+            "link.delete",
+            "lock.remove",
+            "nftables.transaction",
+            "plugin.end",
+            "plugin.start",
+            "record.remove",
+            "record.rename",
+            "record.tidy",
+            "record.write",
+            "reservation.index",
+            "reservation.release",
+            "status.remove",
+        ],
+    ),
+];
+
 #[test]
 fn the_agent_is_killed_at_every_change() {
-    let kubelet = Device::new();
-    let ways = [Dies::Agent, Dies::Both];
-    let deaths = rounds(&kubelet, &ways);
-    let survey = run(&kubelet, &deaths);
+    let device = Device::new();
+    let stage = || Stage::in_folder(&device);
+    let survey = run(&stage, &rounds(&stage, &[Dies::Agent, Dies::Both]));
     assert!(survey.kills >= 200, "only {} kills", survey.kills);
     survey.assert_every_point_was_hit();
 }
 
 #[test]
 fn a_plugin_alone_is_killed_at_every_change() {
-    let kubelet = Device::new();
-    let deaths = rounds(&kubelet, &[Dies::Plugin]);
-    let survey = run(&kubelet, &deaths);
+    let device = Device::new();
+    let stage = || Stage::in_folder(&device);
+    let survey = run(&stage, &rounds(&stage, &[Dies::Plugin]));
     survey.assert_every_point_was_hit();
 }
 
-/// The kubelet that gives `default/web` its device.
-struct Device {
-    folder: tempfile::TempDir,
-    _kubelet: Kubelet,
-}
-
-impl Device {
-    fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let kubelet = Kubelet::start(&folder.path().join("kubelet.sock"));
-        kubelet.admit("default/web", &[&[(DEVICE.0, &[DEVICE.1])]]);
-        Self { folder, _kubelet: kubelet }
-    }
-
-    fn stage(&self) -> Stage {
-        Stage::new(&self.folder.path().join("kubelet.sock"))
-    }
+/// What differs with an API server is the status; of the other changes a few will do.
+#[test]
+fn the_agent_of_a_cluster_is_killed_while_it_works() {
+    let mut rounds = rounds(&Stage::in_cluster, &[Dies::Agent, Dies::Both]);
+    let mut number = 0;
+    rounds.retain(|round| {
+        number += 1;
+        number % 8 == 0 || round.at.as_ref().is_some_and(|(point, _)| point == "status.write")
+    });
+    let survey = run(&Stage::in_cluster, &rounds);
+    assert!(survey.hit.contains(&("ADD", "status.write".to_owned())), "{survey:?}");
+    assert!(survey.kills >= 30, "only {} kills", survey.kills);
 }
 
 /// What all deaths together have shown.
@@ -112,23 +154,20 @@ impl Survey {
     fn assert_every_point_was_hit(&self) {
         let missed: Vec<_> = self.seen.difference(&self.hit).collect();
         assert!(missed.is_empty(), "nobody was killed at {missed:?}");
-        let names = |command| self.hit.iter().filter(move |(c, _)| *c == command).map(|(_, name)| name.as_str());
-        println!(
-            "ADD {:?}\nDEL {:?}\n{} kills",
-            names("ADD").collect::<Vec<_>>(),
-            names("DEL").collect::<Vec<_>>(),
-            self.kills
-        );
+        for (command, points) in POINTS {
+            let hit = self.hit.iter().filter(|(of, _)| *of == command).map(|(_, point)| point.as_str());
+            assert_eq!(hit.collect::<Vec<_>>(), points, "{command}");
+        }
     }
 }
 
 /// A death at each change of ADD and of DEL that an operation without one shows, the ways to die in turn; the first change of
 /// each kind is died at in every way, before and after it.
-fn rounds(device: &Device, ways: &[Dies]) -> Vec<Round> {
+fn rounds(stage: &dyn Fn() -> Stage, ways: &[Dies]) -> Vec<Round> {
     let mut rounds: Vec<Round> = Vec::new();
     for command in ["ADD", "DEL"] {
         let alive = Round { command, dies: ways[0], at: None, late: false, by_agent: false, again: false };
-        let changes = play(&device.stage(), &alive).changes;
+        let changes = play(&stage(), &alive).changes;
         for (number, point) in changes.iter().enumerate() {
             let before = changes[..number].iter().filter(|other| *other == point).count();
             let deaths = match before {
@@ -144,11 +183,11 @@ fn rounds(device: &Device, ways: &[Dies]) -> Vec<Round> {
     rounds
 }
 
-fn run(device: &Device, rounds: &[Round]) -> Survey {
+fn run(stage: &(dyn Fn() -> Stage + Sync), rounds: &[Round]) -> Survey {
     let survey = Mutex::new(Survey::default());
     crowd(rounds.len(), LANES, |number| {
         let round = &rounds[number];
-        let seen = play(&device.stage(), round);
+        let seen = play(&stage(), round);
         let mut survey = survey.lock().unwrap();
         survey.kills += usize::from(seen.died_at.is_some());
         survey.seen.extend(seen.changes.into_iter().map(|name| (round.command, name)));
@@ -160,8 +199,8 @@ fn run(device: &Device, rounds: &[Round]) -> Survey {
 /// Plays a round on a stage of its own and proves that all ends well.
 fn play(stage: &Stage, round: &Round) -> Seen {
     let case = format!("{round:?}");
-    let victim = stage.scene.sandbox(VICTIM);
-    let others: Vec<Sandbox> = (0..LOAD).map(|n| Sandbox::new(&format!("load{n}"), "default/load")).collect();
+    let victim = stage.sandbox(VICTIM, "web");
+    let others: Vec<Sandbox> = (0..LOAD).map(|n| stage.sandbox(&format!("load{n}"), "load")).collect();
     let stop = AtomicBool::new(false);
     let seen = std::thread::scope(|scope| {
         let _stop = StopOnDrop(&stop);

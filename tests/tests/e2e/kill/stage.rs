@@ -1,42 +1,98 @@
-//! Where processes are killed: a node whose pod `default/web` has a network of each sort, and other pods that come and go
-//! meanwhile.
+//! Where processes are killed: a node whose pod `web` has a network of each sort, and other pods that come and go meanwhile.
+//! Pods and definitions are in a folder, or in an API server.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use musubi_delegates::netlink::address;
 use musubi_tests::agent;
-use musubi_tests::node::{Node, Sandbox, link_names};
+use musubi_tests::api_server::ApiServer;
+use musubi_tests::cluster::{Cluster, NAMESPACE};
+use musubi_tests::kubelet::Kubelet;
+use musubi_tests::node::{Node, Sandbox, link, link_names};
 use serde_json::{Value, json};
 
 use crate::scene::{Scene, files, masqueraded};
 
-/// Interfaces of `default/web`.
-pub const INTERFACES: [&str; 8] = ["eth0", "lo", "net1", "net2", "net3", "net4", "net5", "net6"];
-/// A device of `default/web`, and its resource.
-pub const DEVICE: (&str, &str) = ("example.com/vf", "0000:03:02.1");
+/// Interfaces of `web` that its status tells of.
+const INTERFACES: [&str; 7] = ["eth0", "net1", "net2", "net3", "net4", "net5", "net6"];
+/// The networks that `web` selects.
+const SELECTED: &str = r#"[{"name":"blue","default-route":["10.2.0.1"]},{"name":"green"},{"name":"overlay"},
+    {"name":"flat"},{"name":"line"},{"name":"tagged","ips":["10.8.0.5/24"]}]"#;
+/// A resource and the device of it that `web` is given.
+const DEVICE: (&str, &str) = ("example.com/vf", "0000:03:02.1");
+
+const NETWORKS: &str = "k8s.v1.cni.cncf.io/networks";
+const STATUS: &str = "k8s.v1.cni.cncf.io/network-status";
+
+/// The kubelet that gives `web` its device, for all stages.
+pub struct Device {
+    folder: tempfile::TempDir,
+    _kubelet: Kubelet,
+}
+
+impl Device {
+    pub fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let kubelet = Kubelet::start(&folder.path().join("kubelet.sock"));
+        kubelet.admit("default/web", &[&[(DEVICE.0, &[DEVICE.1])]]);
+        Self { folder, _kubelet: kubelet }
+    }
+}
 
 pub struct Stage {
     pub scene: Scene,
     /// The agent's configuration.
     pub agent: Value,
+    cluster: Option<Cluster>,
 }
 
 impl Stage {
-    /// A node whose devices are given out by the kubelet behind a socket.
-    pub fn new(kubelet: &std::path::Path) -> Self {
+    /// Pods and definitions are in a folder, and one of the networks has a device.
+    pub fn in_folder(device: &Device) -> Self {
         let mut scene = Scene::new();
-        scene.config["podResourcesSocket"] = json!(kubelet);
+        scene.config["podResourcesSocket"] = json!(device.folder.path().join("kubelet.sock"));
         scene.config["deviceInfoDir"] = json!(scene.node.folder().join("devinfo"));
+        describe_device(&scene.node);
+        for (name, config) in networks(&scene) {
+            let resource =
+                if name == "green" { json!({"k8s.v1.cni.cncf.io/resourceName": DEVICE.0}) } else { json!({}) };
+            let object = json!({
+                "apiVersion": "k8s.cni.cncf.io/v1", "kind": "NetworkAttachmentDefinition",
+                "metadata": {"name": name, "namespace": "default", "annotations": resource},
+                "spec": {"config": config.to_string()},
+            });
+            scene.node.manifest(&format!("nad-default-{name}.json"), &object.to_string());
+        }
+        scene.node.pod("default", "web", SELECTED);
+        scene.node.pod("default", "load", "blue");
+        Self::of(scene, None)
+    }
+
+    /// Pods and definitions are in an API server on the node.
+    pub fn in_cluster() -> Self {
+        let mut scene = Scene::new();
+        let cluster = scene.node.host.enter(|| Cluster::of(ApiServer::start()));
+        for (name, config) in networks(&scene) {
+            cluster.create_definition(name, &config);
+        }
+        cluster.create_pod("node-1", "web", &[(NETWORKS, SELECTED)]);
+        cluster.create_pod("node-1", "load", &[(NETWORKS, "blue")]);
+        scene.config.as_object_mut().unwrap().remove("manifestDir");
+        scene.config["kubeconfig"] = json!(cluster.kubeconfig(scene.node.folder()));
+        Self::of(scene, Some(cluster))
+    }
+
+    fn of(mut scene: Scene, cluster: Option<Cluster>) -> Self {
+        uplink(&scene.node);
         let agent = agent::config(&scene.node, &scene.config);
         scene.config["agentSocket"] = json!(agent::socket(&scene.node));
-        uplink(&scene.node);
-        networks(&scene);
-        describe_device(&scene);
-        let selected = r#"[{"name":"blue","default-route":["10.2.0.1"]},{"name":"green"},{"name":"overlay"},
-            {"name":"flat"},{"name":"line"},{"name":"tagged","ips":["10.8.0.5/24"]}]"#;
-        scene.node.pod("default", "web", selected);
-        scene.node.pod("default", "load", "blue");
-        Self { scene, agent }
+        Self { scene, agent, cluster }
+    }
+
+    /// A sandbox of one of its pods.
+    pub fn sandbox(&self, id: &str, pod: &str) -> Sandbox {
+        let namespace = if self.cluster.is_some() { NAMESPACE } else { "default" };
+        Sandbox::new(id, &format!("{namespace}/{pod}"))
     }
 
     /// The configuration of a plugin that works alone and says what it does.
@@ -56,31 +112,41 @@ impl Stage {
         }
     }
 
-    /// That a pod has all it was promised.
+    /// That the pod has all it was promised, and its status says so.
     pub fn is_attached(&self, sandbox: &Sandbox, case: &str) {
-        assert_eq!(link_names(&sandbox.netns), INTERFACES, "{case}");
+        let mut names = link_names(&sandbox.netns);
+        names.retain(|name| name != "lo");
+        assert_eq!(names, INTERFACES, "{case}");
         let checked = self.scene.check(sandbox);
         assert!(checked.ok, "{case}: {}", checked.stdout);
-        let status = self.scene.status("default/web").unwrap_or_else(|| panic!("{case}: no network-status"));
-        let names: Vec<&str> = status.as_array().unwrap().iter().map(|e| e["interface"].as_str().unwrap()).collect();
-        assert_eq!(names, ["eth0", "net1", "net2", "net3", "net4", "net5", "net6"], "{case}");
+        let status = self.status().unwrap_or_else(|| panic!("{case}: no network-status"));
+        for (entry, interface) in status.as_array().unwrap().iter().zip(INTERFACES) {
+            let mac = link(&sandbox.netns, interface).mac.unwrap().to_string();
+            assert_eq!((&entry["interface"], &entry["mac"]), (&json!(interface), &json!(mac)), "{case}: {status}");
+        }
     }
 
-    /// That nothing is left of a pod while others live.
+    /// That nothing is left of the pod while others live.
     pub fn is_gone(&self, sandbox: &Sandbox, case: &str) {
         assert_eq!(link_names(&sandbox.netns), ["lo"], "{case}");
         let own = format!("/{}", sandbox.id);
-        let of_it = |file: &String| {
-            file.contains(&format!("{own}:")) || file.ends_with(&own) || file.contains("status/default/web")
-        };
-        let left: Vec<String> = self.scene.node.leftover_files().into_iter().filter(of_it).collect();
+        let mut left = self.scene.node.leftover_files();
+        left.extend(files(self.scene.node.folder().join("devinfo/cni")).iter().map(|file| file.display().to_string()));
+        let holds = |file: &String| std::fs::read_to_string(file).is_ok_and(|text| text.starts_with(&sandbox.id));
+        left.retain(|file| {
+            file.contains(&format!("{own}:")) || file.ends_with(&own) || file.contains("devinfo") || holds(file)
+        });
+        left.extend(self.scene.rules().into_iter().filter(|owner| owner.contains(&sandbox.id)));
         assert_eq!(left, [""; 0], "{case}");
-        assert_eq!(self.scene.status("default/web"), None, "{case}");
-        assert_eq!(
-            files(self.scene.node.folder().join("devinfo/cni")),
-            [""; 0].map(std::path::PathBuf::from),
-            "{case}"
-        );
+        // In the API it goes with the pod.
+        assert!(self.cluster.is_some() || self.status().is_none(), "{case}: the network-status is still there");
+    }
+
+    fn status(&self) -> Option<Value> {
+        match &self.cluster {
+            Some(cluster) => Some(serde_json::from_str(&cluster.annotation("web", STATUS)?).unwrap()),
+            None => self.scene.status("default/web"),
+        }
     }
 }
 
@@ -92,56 +158,44 @@ fn uplink(node: &Node) {
     host.netlink.request(address::add(index, "192.168.50.1/24".parse().unwrap(), false)).unwrap();
 }
 
-fn networks(scene: &Scene) {
+/// A network of each sort: spoof check and isolation, a chain with another's plugin, VXLAN, macvlan with both families,
+/// point to point, and a bridge without gateway, with an address by request.
+fn networks(scene: &Scene) -> Vec<(&'static str, Value)> {
     let node = &scene.node;
     let mut blue = masqueraded(node.bridge("br-blue", "blue", "10.2.0.0/24"));
     for key in ["macspoofchk", "portIsolation", "hairpinMode"] {
         blue[key] = true.into();
     }
-    scene.definition("blue", &blue);
-    chain_with_device(scene);
-    let pool = |ranges: Value| json!({"type": "host-local", "dataDir": node.reservations(), "ranges": ranges});
-    scene.definition(
-        "overlay",
-        &json!({"cniVersion": "1.0.0", "name": "overlay", "type": "vxlan", "vni": 7, "master": "up0",
-            "remotes": ["192.168.50.2", "192.168.50.3"], "isGateway": true, "ipam": pool(json!([[{"subnet": "10.5.0.0/24"}]]))}),
-    );
-    scene.definition(
-        "flat",
-        &json!({"cniVersion": "1.0.0", "name": "flat", "type": "macvlan", "master": "up0",
-            "ipam": pool(json!([[{"subnet": "10.6.0.0/24"}], [{"subnet": "fd00:6::/64"}]]))}),
-    );
-    scene.definition(
-        "line",
-        &json!({"cniVersion": "1.0.0", "name": "line", "type": "ptp", "ipMasq": true,
-            "ipam": pool(json!([[{"subnet": "10.7.0.0/24"}]]))}),
-    );
-    let static_routes = json!({"type": "static", "routes": [{"dst": "10.80.0.0/16", "gw": "10.8.0.1"}]});
-    scene.definition(
-        "tagged",
-        &json!({"cniVersion": "1.0.0", "name": "tagged", "type": "bridge", "bridge": "br-tagged", "mac": "02:00:00:00:08:05",
-            "capabilities": {"ips": true}, "ipam": static_routes}),
-    );
-}
-
-/// A bridge and another's plugin, with a device between them.
-fn chain_with_device(scene: &Scene) {
     scene.recording_plugin("noting");
-    let mut bridge = masqueraded(scene.node.bridge("br-green", "green", "10.3.0.0/24"));
-    bridge.as_object_mut().unwrap().remove("cniVersion");
-    let config = json!({"cniVersion": "1.0.0", "name": "green", "plugins": [bridge, {"type": "noting"}]});
-    let object = json!({
-        "apiVersion": "k8s.cni.cncf.io/v1", "kind": "NetworkAttachmentDefinition",
-        "metadata": {"name": "green", "namespace": "default", "annotations": {"k8s.v1.cni.cncf.io/resourceName": DEVICE.0}},
-        "spec": {"config": config.to_string()},
-    });
-    scene.node.manifest("nad-default-green.json", &object.to_string());
+    let mut green = masqueraded(node.bridge("br-green", "green", "10.3.0.0/24"));
+    green.as_object_mut().unwrap().remove("cniVersion");
+    let pool = |subnets: &[&str]| {
+        let ranges: Vec<Value> = subnets.iter().map(|subnet| json!([{"subnet": subnet}])).collect();
+        json!({"type": "host-local", "dataDir": node.reservations(), "ranges": ranges})
+    };
+    let mut overlay =
+        json!({"type": "vxlan", "vni": 7, "master": "up0", "isGateway": true, "ipam": pool(&["10.5.0.0/24"])});
+    overlay["remotes"] = json!(["192.168.50.2", "192.168.50.3"]);
+    let flat = json!({"type": "macvlan", "master": "up0", "ipam": pool(&["10.6.0.0/24", "fd00:6::/64"])});
+    let line = json!({"type": "ptp", "ipMasq": true, "ipam": pool(&["10.7.0.0/24"])});
+    let mut tagged = json!({"type": "bridge", "bridge": "br-tagged", "capabilities": {"ips": true}});
+    tagged["ipam"] = json!({"type": "static", "routes": [{"dst": "10.80.0.0/16", "gw": "10.8.0.1"}]});
+    let named = |name: &str, mut config: Value| {
+        config["cniVersion"] = "1.0.0".into();
+        config["name"] = name.into();
+        config
+    };
+    let chain = json!({"plugins": [green, {"type": "noting"}]});
+    [("blue", blue), ("green", chain), ("overlay", overlay), ("flat", flat), ("line", line), ("tagged", tagged)]
+        .map(|(name, config)| (name, named(name, config)))
+        .into()
 }
 
-fn describe_device(scene: &Scene) {
-    let folder = scene.node.folder().join("devinfo/dp");
+/// What a device plugin says of the device.
+fn describe_device(node: &Node) {
+    let folder = node.folder().join("devinfo/dp");
     std::fs::create_dir_all(&folder).unwrap();
     let file = folder.join(format!("{}-{}-device.json", DEVICE.0.replace('/', "-"), DEVICE.1));
-    std::fs::write(file, json!({"type": "pci", "version": "1.1.0", "pci": {"pci-address": DEVICE.1}}).to_string())
-        .unwrap();
+    let text = json!({"type": "pci", "version": "1.1.0", "pci": {"pci-address": DEVICE.1}}).to_string();
+    std::fs::write(file, text).unwrap();
 }
