@@ -92,6 +92,7 @@ impl Index {
 
     /// Declares the index complete. A failure leaves it incomplete, which costs time and nothing else.
     pub fn seal(&self, folder: &File) {
+        mutation::before("reservation.seal", self.path.display());
         let mark = SystemTime::now() - Duration::from_secs(1);
         let sealed = set_exactly(folder, mark).and_then(|()| set_exactly(&self.handle, mark));
         if let Err(reason) = sealed {

@@ -143,7 +143,7 @@ fn with_operation<T>(
         config,
         lock: Cell::new(lock),
     };
-    let container = request.container_id.as_ref().map(ToString::to_string).unwrap_or_default();
+    let container = request.container_id.as_ref().map(ContainerId::as_str);
     let outcome = tracing::debug_span!("operation", command = %request.command, container, request = caller.id)
         .in_scope(|| carry_out(&operation));
     // A lock that no verb came to take protects nothing that is there.
