@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use musubi_tests::agent::Agent;
 use musubi_tests::mutations::{Log, Mutation};
-use musubi_tests::node::Sandbox;
+use musubi_tests::node::{Output, Sandbox};
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
@@ -144,6 +144,21 @@ fn the_agent_of_a_cluster_is_killed_while_it_works() {
     assert!(survey.kills >= 30, "only {} kills", survey.kills);
 }
 
+/// The last network's plugin fails, so ADD takes everything back, and dies over that.
+#[test]
+fn an_add_that_undoes_itself_is_killed_at_every_change() {
+    let device = Device::new();
+    let stage = || Stage::whose_add_fails(&device);
+    let ways = [Dies::Agent, Dies::Both, Dies::Plugin];
+    let changes = changes(&stage(), "ADD", ways[0]);
+    let plugins_end = changes.iter().enumerate().filter(|(_, point)| *point == "plugin.end");
+    let (failure, _) = plugins_end.take(2).last().unwrap();
+    let survey = run(&stage, &deaths("ADD", &changes, failure + 1, &ways));
+    for point in ["plugin.start", "link.delete", "nftables.transaction", "reservation.release", "record.remove"] {
+        assert!(survey.hit.contains(&("ADD", point.to_owned())), "nobody was killed at {point}: {changes:?}");
+    }
+}
+
 /// What all deaths together have shown.
 #[derive(Debug, Default)]
 struct Survey {
@@ -163,23 +178,32 @@ impl Survey {
     }
 }
 
-/// A death at each change of ADD and of DEL that an operation without one shows, the ways to die in turn; the first change of
-/// each kind is died at in every way, before and after it.
+/// The changes that an operation makes when nobody dies.
+fn changes(stage: &Stage, command: &'static str, dies: Dies) -> Vec<String> {
+    let alive = Round { command, dies, at: None, late: false, by_agent: false, again: false };
+    play(stage, &alive).changes
+}
+
+/// A death at each change of ADD and of DEL.
 fn rounds(stage: &dyn Fn() -> Stage, ways: &[Dies]) -> Vec<Round> {
-    let mut rounds: Vec<Round> = Vec::new();
-    for command in ["ADD", "DEL"] {
-        let alive = Round { command, dies: ways[0], at: None, late: false, by_agent: false, again: false };
-        let changes = play(&stage(), &alive).changes;
-        for (number, point) in changes.iter().enumerate() {
-            let before = changes[..number].iter().filter(|other| *other == point).count();
-            let deaths = match before {
-                0 => ways.iter().flat_map(|dies| [(*dies, false), (*dies, true)]).collect(),
-                _ => vec![(ways[number % ways.len()], number / 8 % 2 == 1)],
-            };
-            for (dies, late) in deaths {
-                let (by_agent, again) = (rounds.len() / 2 % 2 == 1, rounds.len() / 4 % 2 == 1);
-                rounds.push(Round { command, dies, at: Some((point.clone(), before)), late, by_agent, again });
-            }
+    let of = |command| deaths(command, &changes(&stage(), command, ways[0]), 0, ways);
+    [of("ADD"), of("DEL")].concat()
+}
+
+/// A death at each of these changes but for the first so many, the ways to die in turn; the first change of each kind is died
+/// at in every way, before and after it.
+fn deaths(command: &'static str, changes: &[String], from: usize, ways: &[Dies]) -> Vec<Round> {
+    let mut rounds = Vec::new();
+    for (number, point) in changes.iter().enumerate().skip(from) {
+        let is_first = !changes[from..number].contains(point);
+        let deaths = match is_first {
+            true => ways.iter().flat_map(|dies| [(*dies, false), (*dies, true)]).collect(),
+            false => vec![(ways[number % ways.len()], number / 8 % 2 == 1)],
+        };
+        let before = changes[..number].iter().filter(|other| *other == point).count();
+        for (dies, late) in deaths {
+            let (by_agent, again) = (rounds.len() / 2 % 2 == 1, rounds.len() / 4 % 2 == 1);
+            rounds.push(Round { command, dies, at: Some((point.clone(), before)), late, by_agent, again });
         }
     }
     rounds
@@ -234,7 +258,8 @@ fn play(stage: &Stage, round: &Round) -> Seen {
         let seen = watcher.join().unwrap();
         let answer = String::from_utf8_lossy(&output.stdout).into_owned();
         let answered = seen.died_at.is_none() || round.dies == Dies::Agent;
-        assert!(!answered || output.status.success(), "{case}: {answer}");
+        let succeeds = round.command == "DEL" || !stage.add_fails;
+        assert!(!answered || output.status.success() == succeeds, "{case}: {answer}");
         finish(stage, &victim, round, answered, &case);
         seen
     });
@@ -245,16 +270,20 @@ fn play(stage: &Stage, round: &Round) -> Seen {
 /// What comes after a death: whoever answered has told the truth, and DEL leaves nothing.
 fn finish(stage: &Stage, victim: &Sandbox, round: &Round, answered: bool, case: &str) {
     let scene = &stage.scene;
-    if answered && round.command == "DEL" {
+    if answered && (round.command == "DEL" || stage.add_fails) {
         stage.is_gone(victim, case);
     }
     let _agent = round.by_agent.then(|| Agent::start(&scene.node, &stage.agent));
     if round.command == "ADD" && (answered || round.again) {
-        if !answered {
-            let again = scene.add(victim);
-            assert!(again.ok || again.error().1.contains("attached already"), "{case}: {}", again.stdout);
+        let again = (!answered).then(|| scene.add(victim));
+        if stage.add_fails {
+            assert!(again.is_none_or(|again| again.error().0 == 100), "{case}: ADD fails each time");
+            stage.is_gone(victim, case);
+        } else {
+            let is_there = |again: Output| again.ok || again.error().1.contains("attached already");
+            assert!(again.is_none_or(is_there), "{case}");
+            stage.is_attached(victim, case);
         }
-        stage.is_attached(victim, case);
     }
     let deleted = scene.del(victim);
     assert!(deleted.ok, "{case}: {}", deleted.stdout);

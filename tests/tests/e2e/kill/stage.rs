@@ -43,6 +43,8 @@ pub struct Stage {
     pub scene: Scene,
     /// The agent's configuration.
     pub agent: Value,
+    /// Whether `web` selects a network whose plugin refuses.
+    pub add_fails: bool,
     cluster: Option<Cluster>,
 }
 
@@ -86,7 +88,17 @@ impl Stage {
         uplink(&scene.node);
         let agent = agent::config(&scene.node, &scene.config);
         scene.config["agentSocket"] = json!(agent::socket(&scene.node));
-        Self { scene, agent, cluster }
+        Self { scene, agent, add_fails: false, cluster }
+    }
+
+    /// As [`Self::in_folder`], with one more network, whose plugin refuses.
+    pub fn whose_add_fails(device: &Device) -> Self {
+        let stage = Self::in_folder(device);
+        stage.scene.plugin("refusing", "[ $CNI_COMMAND != ADD ]");
+        stage.scene.chain("red", "10.9.0.0/24", &["refusing"]);
+        let selected = SELECTED.strip_suffix(']').unwrap();
+        stage.scene.node.pod("default", "web", &format!("{selected},{{\"name\":\"red\"}}]"));
+        Self { add_fails: true, ..stage }
     }
 
     /// A sandbox of one of its pods.
