@@ -142,7 +142,9 @@ fn with_operation<T>(
         config,
         lock: Cell::new(lock),
     };
-    let outcome = carry_out(&operation);
+    let container = request.container_id.as_ref().map(ContainerId::as_str);
+    let outcome = tracing::debug_span!("operation", command = %request.command, container, request = caller.id)
+        .in_scope(|| carry_out(&operation));
     // A lock that no verb came to take protects nothing that is there.
     if let Some(lock) = operation.lock.take() {
         lock.remove();
