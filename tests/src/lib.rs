@@ -11,5 +11,6 @@ pub mod kubelet;
 pub mod netns;
 pub mod node;
 pub mod recorded;
+pub mod relay;
 pub mod sandboxes;
 pub mod vm;

@@ -18,6 +18,7 @@ mod faults;
 mod host_mounts;
 mod image;
 mod install;
+mod kubernetes;
 mod lifecycle;
 mod multus;
 mod oracle;
