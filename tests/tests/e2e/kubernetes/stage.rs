@@ -169,6 +169,14 @@ impl Stage {
 
     /// Calls the plugin as a runtime does. Where there is an agent, it is the agent who works.
     pub fn call(&self, command: &str, pod: &Started, config: &Value) -> Output {
+        let output = self.call_in_a_crowd(command, pod, config);
+        let alone = output.stderr.contains("without the agent");
+        assert_eq!(alone, self.way == Way::Alone, "{command} by {:?}: {}", self.way, output.stderr);
+        output
+    }
+
+    /// The same, where an agent may have too much to do.
+    pub fn call_in_a_crowd(&self, command: &str, pod: &Started, config: &Value) -> Output {
         let mut config = config.clone();
         if let Some(annotations) = &pod.annotations {
             config["runtimeConfig"] = json!({"io.kubernetes.cri.pod-annotations": annotations});
@@ -181,10 +189,7 @@ impl Stage {
         let mut call = Command::new(musubi());
         call.env("CNI_COMMAND", command).env("CNI_CONTAINERID", &sandbox.id).env("CNI_ARGS", args);
         call.env("CNI_NETNS", sandbox.netns.path()).env("CNI_IFNAME", "eth0");
-        let output = self.scene.node.run(call, &config.to_string());
-        let alone = output.stderr.contains("without the agent");
-        assert_eq!(alone, self.way == Way::Alone, "{command} by {:?}: {}", self.way, output.stderr);
-        output
+        self.scene.node.run(call, &config.to_string())
     }
 
     /// A configuration with another key.
@@ -204,7 +209,7 @@ impl Stage {
     pub fn settle(&self) {
         if let Some(api) = self.cluster.fake() {
             std::thread::sleep(if self.agent.is_some() { SETTLED } else { Duration::ZERO });
-            api.take_log();
+            drop(api.take_log());
         }
     }
 
@@ -228,7 +233,7 @@ impl Stage {
             std::thread::sleep(SETTLED);
         }
         assert_eq!(asked(), expected, "{case}, {:?}", self.way);
-        api.take_log();
+        drop(api.take_log());
     }
 
     /// Waits until the pod has this many Events: reason and message, in the order of their texts.
@@ -280,7 +285,7 @@ fn below(path: &str) -> String {
 }
 
 /// What the role of `deploy/rbac.yaml` allows.
-fn rules() -> Vec<Value> {
+pub fn rules() -> Vec<Value> {
     let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/rbac.yaml")).unwrap();
     let objects: Vec<BTreeMap<String, Value>> = serde_saphyr::from_multiple(&text).unwrap();
     let role = objects.into_iter().find(|object| object["kind"] == "ClusterRole").unwrap();
