@@ -75,12 +75,16 @@ pub(super) fn write(
         record.status_pending = false;
         records.write(&record, false)?;
     }
-    // A mark that stays is looked at again, nothing more.
-    let _ = fs::remove_file(mark(state_dir, key));
+    forget(state_dir, key);
     if is_gone {
         lock.remove();
     }
     Ok(())
+}
+
+/// Takes a mark away. One that stays is looked at again, nothing more.
+pub(super) fn forget(state_dir: &Path, key: &Key) {
+    let _ = fs::remove_file(mark(state_dir, key));
 }
 
 fn mark(state_dir: &Path, key: &Key) -> PathBuf {

@@ -228,6 +228,9 @@ impl Connection {
         request: &impl Fn(Client) -> F,
     ) -> Result<T, Failure> {
         let left = patience.deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(Failure::Away("it was not asked, for the operation's time is over".to_owned()));
+        }
         let limit = if patience.once { left } else { (left / 2).max(SHORTEST_TRY).min(left) };
         let started = Instant::now();
         let work = async {
