@@ -130,8 +130,16 @@ fn try_enter(namespace: &Path) -> Result<HostMounts, String> {
     if wanted == own {
         return Ok(HostMounts::Own);
     }
+    let cgroups = File::open(namespace.with_file_name("cgroup"));
     match setns(file.as_fd(), CloneFlags::CLONE_NEWNS) {
-        Ok(()) => Ok(HostMounts::Entered),
+        Ok(()) => {
+            // A container of version 2 sees its own part of the cgroups alone, and could not move plugins out of it.
+            let entered = cgroups.and_then(|cgroups| Ok(setns(cgroups.as_fd(), CloneFlags::CLONE_NEWCGROUP)?));
+            if let Err(error) = entered {
+                tracing::debug!("the host's cgroup namespace is not entered: {error}");
+            }
+            Ok(HostMounts::Entered)
+        }
         Err(Errno::EINVAL) => {
             Err("the kernel refuses it: this is no mount namespace, or the agent has several threads".into())
         }

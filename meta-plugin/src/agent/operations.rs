@@ -226,7 +226,7 @@ fn remember(agent: &Agent, request: &Request, caller: &Caller, started: Instant,
     agent.metrics.operation(request.command, code, took);
     let steps = caller.steps();
     for step in &steps {
-        agent.metrics.network(request.command, &step.kind, None, step.took);
+        agent.metrics.network(request.command, &step.kind, step.error, step.took);
     }
     let argument = |key| request.args.get(key).unwrap_or_default();
     let (namespace, name) = (argument("K8S_POD_NAMESPACE"), argument("K8S_POD_NAME"));

@@ -359,8 +359,10 @@ impl Adding<'_> {
         for (position, planned) in plan.attachments.iter().enumerate() {
             self.operation.caller.cancel.check()?;
             let started = Instant::now();
-            let result = self.network(planned, position, record)?;
-            self.operation.caller.note(Step::of(&record.attachments[position], started.elapsed()));
+            let outcome = self.network(planned, position, record);
+            let attached = &record.attachments[position];
+            self.operation.caller.note(Step::of(attached, started.elapsed(), outcome.as_ref().err()));
+            let result = outcome?;
             record.attachments[position].set_result(&result)?;
             // Ours need not be on the disk before the end: an ADD that dies is undone as if all of them had been begun.
             if planned.delegates.iter().any(|delegate| matches!(delegate.runs, Runs::External { .. })) {

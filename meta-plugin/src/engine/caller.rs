@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use musubi_delegates::cni::CniError;
 use musubi_delegates::random;
 
 use crate::cancel::Cancel;
@@ -37,15 +38,18 @@ pub struct Step {
     pub kind: String,
     /// How long it took.
     pub took: Duration,
+    /// The CNI code that it failed with.
+    pub error: Option<u32>,
 }
 
 impl Step {
-    pub(super) fn of(attached: &Attached, took: Duration) -> Self {
+    pub(super) fn of(attached: &Attached, took: Duration, error: Option<&CniError>) -> Self {
         Self {
             network: attached.network.clone(),
             interface: attached.interface.clone(),
             kind: attached.delegates.first().map(|delegate| delegate.plugin_type.clone()).unwrap_or_default(),
             took,
+            error: error.map(|error| error.code),
         }
     }
 }
@@ -71,6 +75,12 @@ impl Caller {
             Some(given) => given.iter().find(|(key, _)| key == VARIABLE).map(|(_, value)| value.clone()),
             None => std::env::var(VARIABLE).ok(),
         }
+    }
+
+    /// An error with the id by which to find its operation in the log, where Events and the history have it too.
+    pub(super) fn signed(&self, error: CniError) -> CniError {
+        let details = if error.details.is_empty() { String::new() } else { format!("{}; ", error.details) };
+        CniError { details: format!("{details}request {}", self.id), ..error }
     }
 
     /// Notes what became of a network.

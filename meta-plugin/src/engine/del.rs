@@ -45,7 +45,8 @@ impl Operation<'_> {
         };
         if let Some(Stored::Whole(record)) = &stored {
             // The links of all of them go at once: each takes as long as all.
-            record.attachments.iter().for_each(|attached| self.caller.note(Step::of(attached, started.elapsed())));
+            let (took, error) = (started.elapsed(), errors.first());
+            record.attachments.iter().for_each(|attached| self.caller.note(Step::of(attached, took, error)));
         }
         if matches!(&stored, Some(Stored::Whole(record)) if record.status_pending) {
             pending::forget(&self.config.cni_dir, &key);

@@ -1,7 +1,7 @@
 //! Plugging a network into a pod that runs, and pulling it out again (`/delegate` of Multus' protocol). It is added to the
 //! pod's own record, so that the pod's DEL covers it.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use musubi_crds::parse_networks;
 use musubi_delegates::cni::{CniError, Command, InterfaceName, NetConf, code};
@@ -71,8 +71,9 @@ impl Operation<'_> {
         self.records.write(&record, !binaries.is_empty())?;
         let mut adding = Adding { operation: self, container, sandbox: &sandbox, lock: &lock, binaries };
         let started = Instant::now();
-        let outcome = adding.network(&planned, position, &mut record).and_then(|result| {
-            self.caller.note(Step::of(&record.attachments[position], started.elapsed()));
+        let added = adding.network(&planned, position, &mut record);
+        self.caller.note(Step::of(&record.attachments[position], started.elapsed(), added.as_ref().err()));
+        let outcome = added.and_then(|result| {
             record.attachments[position].set_result(&result)?;
             self.caller.cancel.check()?;
             let answer = result.to_json(self.request.version)?;
@@ -95,9 +96,10 @@ impl Operation<'_> {
         let interface = self.request.interface()?;
         let is_it = |attached: &Attached| !attached.default && attached.interface == interface.as_str();
         let Some(position) = record.attachments.iter().position(is_it) else { return Ok(()) };
-        self.caller.note(Step::of(&record.attachments[position], Duration::ZERO));
-        let sandbox = self.namespace_of(&record);
+        let (sandbox, started, attached) =
+            (self.namespace_of(&record), Instant::now(), record.attachments[position].clone());
         let errors = self.take_out(&mut record, position, sandbox.as_ref(), &lock, self.deadline);
+        self.caller.note(Step::of(&attached, started.elapsed(), errors.first()));
         if errors.is_empty() { Ok(()) } else { Err(joined(&errors)) }
     }
 

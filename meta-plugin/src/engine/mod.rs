@@ -149,7 +149,7 @@ fn with_operation<T>(
     if let Some(lock) = operation.lock.take() {
         lock.remove();
     }
-    outcome
+    outcome.map_err(|error| caller.signed(error))
 }
 
 /// Orphans of earlier DELs and statuses that could not be written are tried again by a process of its own, which the

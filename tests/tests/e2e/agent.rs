@@ -205,7 +205,8 @@ fn an_answer_that_was_lost_is_in_the_record() {
     assert_eq!(scene.record()["requestId"], "0123456789abcdef");
     let (code, message) = scene.add(&sandbox).error();
     assert_eq!(code, 100, "another request is refused: {message}");
-    let again = ours(&scene, &sandbox, "ADD", "0123456789abcdef");
+    // A later version of the plugin says more than this agent knows, and is served all the same.
+    let again = ours_of("7", &scene, &sandbox, "ADD", "0123456789abcdef");
     let result = |answer: &str| {
         let from = answer.find("{\"Result\"").unwrap_or_else(|| panic!("{answer}"));
         serde_json::Deserializer::from_str(&answer[from..]).into_iter::<Value>().next().unwrap().unwrap()
@@ -217,11 +218,16 @@ fn an_answer_that_was_lost_is_in_the_record() {
 
 /// Sends a request as our plugin does, and gives the whole answer.
 fn ours(scene: &Scene, sandbox: &Sandbox, command: &str, id: &str) -> String {
+    ours_of("1", scene, sandbox, command, id)
+}
+
+/// As [`ours`], by a plugin that speaks another version of the protocol.
+fn ours_of(protocol: &str, scene: &Scene, sandbox: &Sandbox, command: &str, id: &str) -> String {
     use std::io::{Read, Write};
     let body = body(scene, sandbox, command, "eth0", &scene.config, json!(null));
     let mut stream = std::os::unix::net::UnixStream::connect(agent::socket(&scene.node)).unwrap();
     let head = format!(
-        "POST /cni HTTP/1.1\r\nHost: musubi\r\nContent-Length: {}\r\nConnection: close\r\nmusubi-protocol: 1\r\nmusubi-request: {id}\r\n\r\n",
+        "POST /cni HTTP/1.1\r\nHost: musubi\r\nContent-Length: {}\r\nConnection: close\r\nmusubi-protocol: {protocol}\r\nmusubi-request: {id}\r\nmusubi-unheard-of: 1\r\n\r\n",
         body.len()
     );
     stream.write_all(format!("{head}{body}").as_bytes()).unwrap();
@@ -372,20 +378,29 @@ fn it_shows_what_it_does() {
     assert!(scene.add(&sandbox).ok);
     scene.node.pod("default", "web", "missing");
     let other = scene.sandbox("c2");
-    let (code, _) = scene.add(&other).error();
-    assert_eq!(code, 7);
+    let refused = scene.add(&other);
+    assert_eq!(refused.error().0, 7);
+    scene.node.pod("default", "web", "blue");
+    let mut full = scene.node.bridge("br-blue", "blue", "10.2.0.0/24");
+    full["ipam"]["rangeStart"] = "10.2.0.1".into();
+    full["ipam"]["rangeEnd"] = "10.2.0.1".into();
+    scene.definition("blue", &full);
+    assert_eq!(scene.add(&other).error().0, 100);
     let metrics = agent.get("/metrics").body;
     for line in [
         r#"musubi_operations_total{verb="ADD",outcome="success"} 1"#,
         r#"musubi_operations_total{verb="ADD",outcome="configuration"} 1"#,
-        r#"musubi_network_operations_total{verb="ADD",kind="bridge",outcome="success"} 3"#,
+        r#"musubi_network_operations_total{verb="ADD",kind="bridge",outcome="success"} 4"#,
+        r#"musubi_network_operations_total{verb="ADD",kind="bridge",outcome="delegate"} 1"#,
         "musubi_queued_operations 0",
     ] {
         assert!(metrics.lines().any(|l| l == line), "{line} is not in:\n{metrics}");
     }
     let history = agent.get("/history").json();
-    let (failed, added) = (&history["operations"][0], &history["operations"][1]);
+    let (failed, added) = (&history["operations"][1], &history["operations"][2]);
     assert_eq!((&failed["error"]["code"], &failed["pod"]), (&json!(7), &json!("default/web")));
+    let id = failed["requestId"].as_str().unwrap();
+    assert!(refused.json()["details"].as_str().unwrap().ends_with(&format!("request {id}")), "{refused:?}");
     let networks: Vec<&str> =
         added["networks"].as_array().unwrap().iter().map(|n| n["network"].as_str().unwrap()).collect();
     assert_eq!(networks, ["default-network", "default/blue", "default/green"]);
@@ -407,4 +422,28 @@ fn it_shows_what_it_does() {
     });
     assert!(over_tcp.starts_with("HTTP/1.1 200"), "{over_tcp}");
     scene.del(&sandbox).succeeded();
+}
+
+/// What another's plugin uses does not count against the agent. Where the cgroup cannot be made, it runs in the agent's own.
+#[test]
+fn external_plugins_run_in_a_cgroup_of_their_own() {
+    let (scene, mut config) = scene();
+    scene.chain("green", "10.3.0.0/24", &["noting"]);
+    // The plugin is moved just after its start.
+    scene.plugin(
+        "noting",
+        &format!("[ $CNI_COMMAND != ADD ] || {{ sleep 0.2; cat /proc/self/cgroup > $D/cgroup; }}\n{PASS_ON}"),
+    );
+    config["memoryLimit"] = "64Mi".into();
+    let agent = Agent::start(&scene.node, &config);
+    let sandbox = scene.sandbox("c1");
+    assert!(scene.add(&sandbox).ok);
+    let groups = fs::read_to_string(scene.node.folder().join("cgroup")).unwrap();
+    let refused = agent.log().contains("external plugins run in the agent's own cgroup");
+    assert!(groups.contains("/musubi-plugins") != refused, "{groups}\n{}", agent.log());
+    scene.del(&sandbox).succeeded();
+    drop(agent);
+    for folder in ["/sys/fs/cgroup/memory/musubi-plugins", "/sys/fs/cgroup/musubi-plugins"] {
+        let _ = fs::remove_dir(folder);
+    }
 }
