@@ -17,6 +17,7 @@ use serde_json::Value;
 
 use crate::cni::names::shown;
 use crate::cni::{CniArgs, CniError, Command, ContainerId, InterfaceName, code};
+use crate::mutation;
 
 mod process_group;
 
@@ -86,6 +87,7 @@ pub fn find(plugin_type: &str, path: &[PathBuf]) -> Result<PathBuf, CniError> {
 /// installed) is tried six times.
 pub fn exec(mut request: ExecRequest<'_>) -> Result<Option<Value>, CniError> {
     let started = Instant::now();
+    mutation::before("plugin.start", format_args!("{} for {}", request.plugin.display(), request.command));
     let group = spawn_when_ready(&request).map_err(|error| cannot_start(&request, &error))?;
     if let Some(on_spawn) = request.on_spawn.as_mut() {
         on_spawn(group.id());
@@ -95,6 +97,7 @@ pub fn exec(mut request: ExecRequest<'_>) -> Result<Option<Value>, CniError> {
     }
     let is_cancelled = || request.surroundings.is_cancelled.is_some_and(|is_cancelled| is_cancelled());
     let collected = group.run(request.stdin, request.deadline, &is_cancelled);
+    mutation::before("plugin.end", format_args!("{} for {}", request.plugin.display(), request.command));
     let collected = collected.map_err(|interruption| interrupted(&request, &interruption, started.elapsed()))?;
     forward(&request, &collected);
     if collected.status.success() { printed(&request, &collected) } else { Err(failure(&request, &collected)) }

@@ -2,7 +2,8 @@
 //!
 //! A module uses those of its own floor and of the floors below it, never one above:
 //!
-//! 1. words and bytes: [`cni`], [`netlink`], [`random`], [`mark`] (what is ours), `sys` (the only `unsafe`)
+//! 1. words and bytes: [`cni`], [`netlink`], [`random`], [`mark`] (what is ours), [`mutation`] (what is
+//!    said of a change), `sys` (the only `unsafe`)
 //! 2. a namespace and what is in it: [`netns`], [`configure`] (addresses, routes, sysctls), [`shared`] (locks)
 //! 3. what a delegate is: [`delegate`] (the trait), [`external`] (exec of a plugin)
 //! 4. what delegates ask for: [`ipam`], [`firewall`] (nf_tables)
@@ -24,6 +25,7 @@ pub mod ipvlan;
 pub mod loopback;
 pub mod macvlan;
 pub mod mark;
+pub mod mutation;
 pub mod netlink;
 pub mod netns;
 pub mod on_master;

@@ -1,5 +1,5 @@
-//! How we know again what is ours on the host when no record speaks of it: a mark of the installation, which is its state
-//! folder. Host ends of pods' veth pairs carry it as `IFLA_GROUP`, nf_tables chains as their comment. Whoever calls a
+//! How we know again what is ours on the host when no record speaks of it: a mark of the installation, which is its folder
+//! of records. Host ends of pods' veth pairs carry it as `IFLA_GROUP`, nf_tables chains as their comment. Whoever calls a
 //! delegate on its own keeps no records, so what that makes carries none.
 
 use std::fmt;
@@ -15,16 +15,16 @@ const GROUP_MARK: u32 = 0x6d00_0000;
 /// First word of the comment of a chain.
 const COMMENT: &str = "musubi";
 
-/// The mark of one installation, 24 bits. It comes from the state folder itself, not from its path: a folder that was
-/// mistyped, or emptied and made anew, has another, and what the pods of the old one have is nobody's leftover.
+/// The mark of one installation, 24 bits. It comes from the folder of records itself, not from its path: one that was
+/// mistyped, or removed and made anew, has another, and what the pods of the old one have is nobody's leftover.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Mark(u32);
 
 impl Mark {
-    /// The mark of a state folder; none while there is no such folder.
+    /// The mark of a folder of records; none while there is no such folder.
     #[must_use]
-    pub fn of(state_dir: &Path) -> Option<Self> {
-        let folder = fs::metadata(state_dir).ok()?;
+    pub fn of(records: &Path) -> Option<Self> {
+        let folder = fs::metadata(records).ok()?;
         // Where the filesystem keeps no time of birth, device and inode have to do.
         let born = folder.created().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok()).unwrap_or_default();
         let hash = fnv1a(format!("{}/{}/{}", folder.dev(), folder.ino(), born.as_nanos()).bytes());
@@ -78,7 +78,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_state_folder_keeps_its_mark_whatever_path_leads_there_and_another_folder_has_another() {
+    fn a_folder_keeps_its_mark_whatever_path_leads_there_and_another_folder_has_another() {
         let place = tempfile::tempdir().unwrap();
         let (one, other) = (place.path().join("one"), place.path().join("other"));
         assert_eq!(Mark::of(&one), None, "no folder yet");

@@ -13,6 +13,7 @@ use nix::sched::{CloneFlags, setns};
 use nix::sys::stat::Mode;
 
 use crate::cni::{CniError, code};
+use crate::mutation;
 use crate::netlink::{self, Netlink};
 use crate::sys;
 
@@ -136,6 +137,7 @@ impl Namespace {
     /// The file is there and cannot be written.
     pub fn set_sysctl(&self, family: Family, interface: &str, key: &str, value: &str) -> Result<(), CniError> {
         let Some(mut file) = self.open_sysctl(family, interface, key, OFlag::O_WRONLY) else { return Ok(()) };
+        mutation::before("sysctl.write", format_args!("{key} of {interface}: {value}"));
         let mut write = || file.as_mut().map_err(|e| io::Error::from(*e))?.write_all(value.as_bytes());
         write().map_err(|e| {
             CniError::new(code::IO, format!("set sysctl {key} of {interface} to {value}: {e}"))

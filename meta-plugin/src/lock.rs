@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use musubi_delegates::cni::{CniError, ContainerId, code};
+use musubi_delegates::mutation;
 
 /// How often a lock that another holds is tried again.
 const POLL: Duration = Duration::from_millis(5);
@@ -73,6 +74,7 @@ impl ContainerLock {
 
     /// Removes the file, when nothing of the container is left, and lets the lock go.
     pub fn remove(self) {
+        mutation::before("lock.remove", self.path.display());
         // A file that stays behind is empty and is used again; it is no reason for DEL to fail.
         let _ = fs::remove_file(&self.path);
     }

@@ -8,6 +8,8 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use musubi_delegates::cni::{CniError, code};
+use musubi_delegates::mark::Mark;
+use musubi_delegates::mutation;
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 
 use crate::record::{Key, Record, State, VERSION};
@@ -49,6 +51,12 @@ impl Records {
     #[must_use]
     pub fn of(cni_dir: &Path) -> Self {
         Self { folder: cni_dir.join("records"), orphans: cni_dir.join("orphans") }
+    }
+
+    /// What is left on the host for those on record is marked with; none before the first record.
+    #[must_use]
+    pub fn mark(&self) -> Option<Mark> {
+        Mark::of(&self.folder)
     }
 
     /// Reads one; `None` when there is none.
@@ -102,6 +110,7 @@ impl Records {
     pub fn write(&self, record: &Record, durable: bool) -> Result<(), CniError> {
         let file = self.folder.join(record.key().file_name());
         let bytes = serde_json::to_vec(record).map_err(|e| CniError::new(code::IO, format!("record: {e}")))?;
+        mutation::before("record.write", file.display());
         let write = || {
             // One temporary name is enough, since the container is locked; a process that dies leaves no second one behind.
             let new = self.folder.join(temporary_name(&record.key()));
@@ -112,6 +121,7 @@ impl Records {
                 }
                 written => written.inspect_err(|_| drop(fs::remove_file(&new)))?,
             }
+            mutation::before("record.rename", file.display());
             put_in_place(&new, &file)?;
             if durable {
                 fs::File::open(&file)?.sync_all()?;
@@ -130,8 +140,10 @@ impl Records {
     /// # Errors
     /// Code 5.
     pub fn remove(&self, key: &Key) -> Result<(), CniError> {
+        let file = self.folder.join(key.file_name());
+        mutation::before("record.remove", file.display());
         remove_file(&self.folder.join(temporary_name(key)))?;
-        remove_file(&self.folder.join(key.file_name()))
+        remove_file(&file)
     }
 
     /// Moves one to the orphans: DEL is over for the runtime, but something of it is still to be released.
@@ -140,6 +152,7 @@ impl Records {
     /// Code 5.
     pub fn orphan(&self, key: &Key) -> Result<(), CniError> {
         let name = key.file_name();
+        mutation::before("record.orphan", &name);
         let moved = fs::create_dir_all(&self.orphans)
             .and_then(|()| fs::rename(self.folder.join(&name), self.orphans.join(&name)));
         moved.map_err(|e| CniError::new(code::IO, format!("move record {name} to {}: {e}", self.orphans.display())))
@@ -158,7 +171,9 @@ impl Records {
     /// # Errors
     /// Code 5.
     pub fn remove_orphan(&self, key: &Key) -> Result<(), CniError> {
-        remove_file(&self.orphans.join(key.file_name()))
+        let file = self.orphans.join(key.file_name());
+        mutation::before("orphan.remove", file.display());
+        remove_file(&file)
     }
 }
 
@@ -171,7 +186,10 @@ fn write_private(file: &Path, bytes: &[u8]) -> io::Result<()> {
 /// (`auto_da_alloc`), and whoever removes that next waits for the disk, 5 ms and more; names that are exchanged are no such case.
 fn put_in_place(new: &Path, file: &Path) -> io::Result<()> {
     match renameat2(AT_FDCWD, new, AT_FDCWD, file, RenameFlags::RENAME_EXCHANGE) {
-        Ok(()) => fs::remove_file(new),
+        Ok(()) => {
+            mutation::before("record.tidy", new.display());
+            fs::remove_file(new)
+        }
         // There was none before, or the filesystem cannot exchange names.
         Err(_) => fs::rename(new, file),
     }

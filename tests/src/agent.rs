@@ -70,13 +70,18 @@ pub fn config(node: &Node, plugin: &Value) -> Value {
     config
 }
 
+fn log_of(node: &Node) -> File {
+    fs::create_dir_all(folder(node)).expect("a folder");
+    File::options().create(true).append(true).open(folder(node).join("log")).expect("a log")
+}
+
 /// What starts a node's agent, by way of a wrapper where there is one.
 fn command(node: &Node, config: &Value, wrapper: &[&str]) -> Command {
     let folder = folder(node);
     fs::create_dir_all(folder.join("net.d")).expect("a folder");
     let file = folder.join("agent.json");
     fs::write(&file, config.to_string()).expect("a configuration");
-    let log = File::options().create(true).append(true).open(folder.join("log")).expect("a log");
+    let log = log_of(node);
     let program = musubi().display().to_string();
     let all = [wrapper, &[&program, "agent", "--config"]].concat();
     let mut command = Command::new(all[0]);
@@ -93,7 +98,7 @@ impl Agent {
     #[must_use]
     pub fn start(node: &Node, config: &Value) -> Self {
         let agent = Self::spawn(node, config);
-        agent.until_it_answers();
+        agent.wait_until_it_answers();
         agent
     }
 
@@ -106,8 +111,22 @@ impl Agent {
     #[must_use]
     pub fn start_by(node: &Node, config: &Value, container: &[&str], spawn: impl FnOnce(Command) -> Child) -> Self {
         let agent = Self { child: spawn(command(node, config, container)), folder: folder(node) };
-        agent.until_it_answers();
+        agent.wait_until_it_answers();
         agent
+    }
+
+    /// Starts an agent in a mount namespace of its own, where an empty folder is mounted over another, and waits until it
+    /// answers.
+    ///
+    /// # Panics
+    /// When it does not.
+    #[must_use]
+    pub fn start_apart(node: &Node, config: &Value, hidden: &Path) -> Self {
+        fs::create_dir_all(hidden).expect("a folder");
+        let script = r#"mount -t tmpfs tmpfs "$1" && shift && exec "$@""#;
+        let hidden = hidden.display().to_string();
+        let apart = ["unshare", "--mount", "sh", "-c", script, "sh", &hidden];
+        Self::start_by(node, config, &apart, |mut command| node.host.enter(|| command.spawn().expect("start the agent")))
     }
 
     /// Starts an agent without waiting for it.
@@ -116,12 +135,27 @@ impl Agent {
     /// When the program cannot be started.
     #[must_use]
     pub fn spawn(node: &Node, config: &Value) -> Self {
+        let log = log_of(node);
+        Self::spawn_logging_to(node, config, log.into())
+    }
+
+    /// As [`Self::spawn`], with a log that is read elsewhere.
+    ///
+    /// # Panics
+    /// When the program cannot be started.
+    #[must_use]
+    pub fn spawn_logging_to(node: &Node, config: &Value, log: Stdio) -> Self {
         let mut command = command(node, config, &[]);
+        command.stderr(log);
         let child = node.host.enter(|| command.spawn().expect("start the agent"));
         Self { child, folder: folder(node) }
     }
 
-    fn until_it_answers(&self) {
+    /// Waits until it answers.
+    ///
+    /// # Panics
+    /// When it does not.
+    pub fn wait_until_it_answers(&self) {
         self.until("it answers", |agent| agent.try_get("/healthz").is_some_and(|answer| answer.status == 200));
     }
 

@@ -10,7 +10,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use hyper::Request;
 use k8s_openapi::api::core::v1::{Event, Pod};
-use kube::api::{DeleteParams, ListParams, PostParams};
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client, Config};
 use musubi_crds::NetworkAttachmentDefinition;
@@ -40,7 +40,7 @@ pub struct Cluster {
 }
 
 /// What a kubeconfig is written from.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Access {
     server: String,
     /// In PEM.
@@ -99,13 +99,26 @@ impl Cluster {
         self.fake.as_ref()
     }
 
-    /// Writes a kubeconfig for our programs into a folder, its token in a file beside it.
+    /// Writes `kubeconfig` for our programs into a folder, its token in the file `token` beside it. On our own server the
+    /// token is a new one: it can be revoked, or replaced in its file, and nobody else is touched.
     ///
     /// # Panics
     /// When it cannot.
     #[must_use]
     pub fn kubeconfig(&self, folder: &Path) -> PathBuf {
-        self.access.write(folder)
+        match &self.fake {
+            Some(server) => self.kubeconfig_with(folder, &server.issue_token()),
+            None => self.access.write(folder),
+        }
+    }
+
+    /// As [`Self::kubeconfig`], with a given token.
+    ///
+    /// # Panics
+    /// When it cannot.
+    #[must_use]
+    pub fn kubeconfig_with(&self, folder: &Path, token: &str) -> PathBuf {
+        Access { token: token.to_owned(), ..self.access.clone() }.write(folder)
     }
 
     /// The client, for what has no method here; its futures run by [`Self::run`].
@@ -157,6 +170,17 @@ impl Cluster {
         })
     }
 
+    /// Sets an annotation of a pod, or removes it.
+    ///
+    /// # Panics
+    /// When the server refuses.
+    pub fn annotate(&self, pod: &str, key: &str, value: Option<&str>) {
+        let (pods, pod) = (self.pods(), pod.to_owned());
+        let patch = Patch::Merge(json!({"metadata": {"annotations": {key: value}}}));
+        let answer = self.run(async move { pods.patch_metadata(&pod, &PatchParams::default(), &patch).await });
+        answer.expect("a pod is annotated");
+    }
+
     /// An annotation of a pod, if both are there.
     #[must_use]
     pub fn annotation(&self, pod: &str, key: &str) -> Option<String> {
@@ -199,11 +223,18 @@ impl Cluster {
     /// # Panics
     /// When the server refuses.
     pub fn create_definition(&self, name: &str, config: &Value) -> NetworkAttachmentDefinition {
-        let definition = json!({
+        self.create_definition_from(&json!({
             "apiVersion": "k8s.cni.cncf.io/v1", "kind": "NetworkAttachmentDefinition",
             "metadata": {"name": name}, "spec": {"config": config.to_string()},
-        });
-        let definition: NetworkAttachmentDefinition = serde_json::from_value(definition).expect("a definition");
+        }))
+    }
+
+    /// Creates a NetworkAttachmentDefinition from its whole text; as stored.
+    ///
+    /// # Panics
+    /// When it is none, or the server refuses.
+    pub fn create_definition_from(&self, definition: &Value) -> NetworkAttachmentDefinition {
+        let definition: NetworkAttachmentDefinition = serde_json::from_value(definition.clone()).expect("a definition");
         let definitions = self.definitions();
         let created = self.run(async move { definitions.create(&PostParams::default(), &definition).await });
         created.expect("a definition is created")
@@ -338,6 +369,12 @@ async fn prepare(client: &Client) -> kube::Result<String> {
     ];
     for (path, object) in objects {
         send(client, "POST", &path, &object).await?;
+    }
+    // No pod is taken before the namespace has its default account.
+    let account = format!("/api/v1/namespaces/{NAMESPACE}/serviceaccounts/default");
+    let end = Instant::now() + PATIENCE;
+    while Instant::now() < end && send(client, "GET", &account, &Value::Null).await.is_err() {
+        tokio::time::sleep(Duration::from_millis(100)).await;
     }
     let path = format!("/api/v1/namespaces/{NAMESPACE}/serviceaccounts/{ACCOUNT}/token");
     let request = send(client, "POST", &path, &json!({"spec": {"expirationSeconds": 3600}})).await?;

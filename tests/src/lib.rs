@@ -8,6 +8,7 @@ pub mod containerd;
 pub mod grpc;
 pub mod image;
 pub mod kubelet;
+pub mod mutations;
 pub mod netns;
 pub mod node;
 pub mod recorded;

@@ -22,6 +22,7 @@ use std::path::{Component, Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use super::store::Owner;
+use crate::mutation;
 
 /// What an attachment holds.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -91,6 +92,7 @@ impl Index {
 
     /// Declares the index complete. A failure leaves it incomplete, which costs time and nothing else.
     pub fn seal(&self, folder: &File) {
+        mutation::before("reservation.seal", self.path.display());
         let mark = SystemTime::now() - Duration::from_secs(1);
         let sealed = set_exactly(folder, mark).and_then(|()| set_exactly(&self.handle, mark));
         if let Err(reason) = sealed {
@@ -117,6 +119,7 @@ impl Index {
     /// The link cannot be written.
     pub fn put(&self, owner: &Owner, entry: &Entry) -> io::Result<()> {
         let link = self.link(owner);
+        mutation::before("reservation.index", link.display());
         if entry.addresses.is_empty() {
             return match fs::remove_file(link) {
                 Err(missing) if missing.kind() == ErrorKind::NotFound => Ok(()),

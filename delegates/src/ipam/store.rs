@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::index::Entries;
+use crate::mutation;
 
 /// The longest pause between two looks at a lock that another process holds; it holds it for well under a millisecond (the
 /// reference: for 35 ms in a folder of 4,000 reservations).
@@ -161,6 +162,7 @@ impl Folder {
     /// The file cannot be created.
     pub fn claim(&self, address: IpAddr) -> Result<Option<File>, StoreError> {
         let path = self.file_of(address);
+        mutation::before("reservation.claim", path.display());
         let mut options = OpenOptions::new();
         options.write(true).mode(0o600).custom_flags(libc::O_NOFOLLOW);
         match options.clone().create_new(true).open(&path) {
@@ -177,6 +179,7 @@ impl Folder {
     /// # Errors
     /// The write fails, as on a full disk; the file may hold a part.
     pub fn write(&self, mut file: &File, address: IpAddr, owner: &Owner) -> Result<(), StoreError> {
+        mutation::before("reservation.write", format_args!("{address} in {}", self.path.display()));
         file.write_all(owner.content().as_bytes()).map_err(|source| StoreError::Io {
             action: "write",
             path: self.file_of(address),
@@ -208,6 +211,7 @@ impl Folder {
     /// The file is there and cannot be removed.
     pub fn remove(&self, address: IpAddr) -> Result<(), StoreError> {
         let path = self.file_of(address);
+        mutation::before("reservation.release", path.display());
         match fs::remove_file(&path) {
             Err(gone) if gone.kind() == ErrorKind::NotFound => Ok(()),
             removed => removed.map_err(StoreError::io("remove", &path)),
@@ -249,6 +253,7 @@ impl Folder {
     /// The file cannot be written.
     pub fn set_last_reserved(&self, pool: usize, address: IpAddr) -> Result<(), StoreError> {
         let path = self.path.join(last_reserved_name(pool));
+        mutation::before("reservation.last", format_args!("{address} in {}", path.display()));
         let text = address.to_string();
         // Not truncated first: ext4 starts to write such a file to the disk when it is closed.
         let open = || OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);

@@ -106,6 +106,12 @@ impl Message {
         filled
     }
 
+    /// Its type, its flags, and the first byte after the header, which is the address family in all of them.
+    pub(super) fn head(&self) -> (u16, i32, u8) {
+        let number = |at| u16_at(&self.bytes, at).unwrap_or_default();
+        (number(4), i32::from(number(6)), self.bytes.get(HEADER).copied().unwrap_or_default())
+    }
+
     /// The finished bytes, with length, flags and sequence number in the header.
     pub(super) fn finish(mut self, sequence: u32, extra_flags: i32) -> Vec<u8> {
         let length = self.bytes.len() as u32;

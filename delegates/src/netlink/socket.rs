@@ -13,6 +13,7 @@ use nix::sys::socket::sockopt::ReceiveTimeout;
 use nix::sys::time::{TimeVal, TimeValLike};
 
 use super::message::{Attributes, HEADER, Message, text, u16_at, u32_at};
+use crate::mutation;
 
 /// What the kernel sends at once at most in a dump; `linux/netlink.h` asks readers for at least 8 KiB, dumps use 32.
 const RECEIVE: usize = 64 * 1024;
@@ -149,6 +150,7 @@ impl Netlink {
             let mut datagram = Vec::with_capacity(512);
             let mut pending = Vec::new();
             for request in requests.by_ref().take(AT_ONCE) {
+                mutation::before(point(&request.message), &request.operation);
                 let sequence = self.next_sequence();
                 datagram.extend(request.message.finish(sequence, libc::NLM_F_ACK));
                 pending.push((sequence, request.operation));
@@ -198,6 +200,7 @@ impl Netlink {
         let Some((_, first)) = operations.first() else {
             return Ok(Vec::new());
         };
+        mutation::before("nftables.transaction", format_args!("{first}, {} changes at once", operations.len()));
         datagram.extend(end.finish(self.next_sequence(), 0));
         self.send(first, &datagram)?;
         let mut outcomes = vec![None; operations.len()];
@@ -339,6 +342,28 @@ impl Netlink {
             rest = rest.get(header.length.next_multiple_of(4)..).unwrap_or_default();
         }
         outcome
+    }
+}
+
+/// What kind of change a request of the routing family is.
+fn point(message: &Message) -> &'static str {
+    let (kind, flags, family) = message.head();
+    let on_bridge = i32::from(family) == libc::AF_BRIDGE;
+    match kind {
+        libc::RTM_NEWLINK if flags & libc::NLM_F_CREATE != 0 => "link.create",
+        libc::RTM_NEWLINK => "link.change",
+        libc::RTM_SETLINK => "vlan.add",
+        libc::RTM_DELLINK if on_bridge => "vlan.remove",
+        libc::RTM_DELLINK => "link.delete",
+        libc::RTM_NEWADDR => "address.add",
+        libc::RTM_DELADDR => "address.remove",
+        libc::RTM_NEWROUTE => "route.add",
+        libc::RTM_DELROUTE => "route.remove",
+        libc::RTM_NEWNEIGH if on_bridge => "fdb.add",
+        libc::RTM_NEWNEIGH => "neighbour.add",
+        libc::RTM_DELNEIGH if on_bridge => "fdb.remove",
+        libc::RTM_DELNEIGH => "neighbour.remove",
+        _ => "netlink.request",
     }
 }
 

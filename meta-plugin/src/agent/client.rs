@@ -12,7 +12,8 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, soc
 use serde_json::Value;
 
 use super::protocol::{
-    Call, NETNS_HEADER, PROTOCOL, PROTOCOL_HEADER, REQUEST_HEADER, TAKE_TIME, TAKEN_HEADER, landmark, of_body,
+    Call, NETNS_HEADER, PROTOCOL, PROTOCOL_HEADER, REQUEST_HEADER, STATE_HEADER, TAKE_TIME, TAKEN_HEADER, identity,
+    of_body,
 };
 use crate::config::Config;
 
@@ -43,11 +44,11 @@ pub fn ask(config: &Config, request: &Request, id: &str) -> Asked {
         Err(error) => return at("connect", &error),
     };
     let mut answer = Vec::new();
-    let sent = send(&mut stream, &config.cni_dir, request, id, limit);
-    let body_at = match sent.and_then(|()| taken(&mut stream, &mut answer, limit)) {
-        Ok(body_at) => body_at,
-        Err(error) => return at("not taken", &error),
-    };
+    let body_at =
+        match send(&mut stream, config, request, id, limit).and_then(|()| taken(&mut stream, &mut answer, limit)) {
+            Ok(body_at) => body_at,
+            Err(error) => return at("not taken", &error),
+        };
     // From here on the agent works on it, and so nobody else does before its lock is free again.
     match read_to_end(&mut stream, &mut answer, Instant::now() + config.timeout + GRACE) {
         Ok(()) => match dechunked(&answer[body_at..]).and_then(|body| of_body(&body)) {
@@ -94,18 +95,21 @@ fn open(path: &Path) -> io::Result<UnixStream> {
     Ok(stream)
 }
 
-fn send(stream: &mut UnixStream, state_dir: &Path, request: &Request, id: &str, limit: Instant) -> io::Result<()> {
+fn send(stream: &mut UnixStream, config: &Config, request: &Request, id: &str, limit: Instant) -> io::Result<()> {
     let text = |(key, value): (std::ffi::OsString, std::ffi::OsString)| {
         Some((key.into_string().ok()?, value.into_string().ok()?))
     };
     let env = std::env::vars_os().filter_map(text).collect();
     let call = Call { env, config: request.stdin.clone(), interface_attributes: None };
     let body = serde_json::to_vec(&call)?;
-    let landmark = landmark(request.netns.as_deref(), state_dir);
-    let netns = landmark.map(|identity| format!("{NETNS_HEADER}: {identity}\r\n")).unwrap_or_default();
+    let seen = |header: &str, path: Option<&Path>| {
+        path.and_then(identity).map(|identity| format!("{header}: {identity}\r\n")).unwrap_or_default()
+    };
+    let netns = seen(NETNS_HEADER, request.netns.as_deref());
+    let state = seen(STATE_HEADER, Some(&config.cni_dir));
     let mut message = format!(
         "POST /cni HTTP/1.1\r\nHost: musubi\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\
-         Connection: close\r\n{PROTOCOL_HEADER}: {PROTOCOL}\r\n{REQUEST_HEADER}: {id}\r\n{netns}\r\n",
+         Connection: close\r\n{PROTOCOL_HEADER}: {PROTOCOL}\r\n{REQUEST_HEADER}: {id}\r\n{netns}{state}\r\n",
         body.len()
     )
     .into_bytes();

@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 
 use super::Agent;
 use super::history::{Entry, Failure, NetworkEntry, milliseconds};
-use super::protocol::{Call, InterfaceAttributes, TAKE_TIME, landmark};
+use super::protocol::{Call, InterfaceAttributes, TAKE_TIME, identity};
 use crate::cancel::Cancel;
 use crate::config::Config;
 use crate::engine::{self, Caller, Work, caller, hotplug, locking};
@@ -33,8 +33,10 @@ pub(super) enum Client {
     Ours {
         /// Its id for the request.
         id: String,
-        /// [`landmark`] as it sees it.
-        landmark: Option<String>,
+        /// [`identity`] of `CNI_NETNS` as it sees it.
+        netns: Option<String>,
+        /// [`identity`] of the state folder as it sees it.
+        state: Option<String>,
     },
     /// One of Multus' clients, which waits and wants a result of CNI 1.0.0.
     Multus,
@@ -80,8 +82,9 @@ pub(super) async fn take(agent: &Arc<Agent>, client: Client, call: Call, hot_plu
         return Err(Refused::unavailable(CniError::new(code::TRY_AGAIN, reason)));
     }
     let prepared = prepare(agent, &client, call, hot_plug).map_err(|error| Refused { status: 400, error })?;
-    if let Client::Ours { landmark: Some(theirs), .. } = &client {
-        refuse_other_files(prepared.request.netns.as_deref(), &prepared.config.cni_dir, theirs)?;
+    if let Client::Ours { netns, state, .. } = &client {
+        refuse_another_file(prepared.request.netns.as_deref(), netns.as_deref())?;
+        refuse_another_file(Some(&prepared.config.cni_dir), state.as_deref())?;
     }
     let lock = take_lock(&prepared, &client).await.map_err(Refused::unavailable)?;
     let (id, cancel) = (prepared.caller.id.clone(), prepared.caller.cancel.clone());
@@ -136,18 +139,16 @@ fn overlaid(sent: &[u8], own: &NetConf) -> Result<Vec<u8>, CniError> {
 }
 
 /// Paths mean the same to both only while both see the same files.
-fn refuse_other_files(netns: Option<&Path>, state_dir: &Path, theirs: &str) -> Result<(), Refused> {
-    let ours = landmark(netns, state_dir);
+fn refuse_another_file(path: Option<&Path>, theirs: Option<&str>) -> Result<(), Refused> {
+    let (Some(path), Some(theirs)) = (path, theirs) else { return Ok(()) };
+    let ours = identity(path);
     if ours.as_deref() == Some(theirs) {
         return Ok(());
     }
-    let path = netns.unwrap_or(state_dir).display();
-    let seen = ours.map_or("nothing".to_owned(), |ours| format!("file {ours}"));
-    Err(Refused {
-        status: 409,
-        error: CniError::new(code::NAMESPACE, format!("{path} is file {theirs} to the client and {seen} to the agent"))
-            .with_details("the agent must see the host's mounts; musubi agent says at its start whether it does"),
-    })
+    let (path, ours) = (path.display(), ours.map_or("nothing".to_owned(), |ours| format!("file {ours}")));
+    let problem = format!("{path} is file {theirs} to the client and {ours} to the agent");
+    let advice = "the agent must see the host's mounts; /readyz says whether it does";
+    Err(Refused { status: 409, error: CniError::new(code::NAMESPACE, problem).with_details(advice) })
 }
 
 /// Our client works itself when the lock cannot be had soon; others wait as long as the operation may take.

@@ -20,8 +20,10 @@ pub const PROTOCOL_HEADER: &str = "musubi-protocol";
 pub const PROTOCOL: &str = "1";
 /// Header of our client: the id of the request.
 pub const REQUEST_HEADER: &str = "musubi-request";
-/// Header of our client: what [`landmark`] is to it.
+/// Header of our client: device and inode of `CNI_NETNS` as it sees it.
 pub const NETNS_HEADER: &str = "musubi-netns";
+/// Header of our client: device and inode of the state folder as it sees it.
+pub const STATE_HEADER: &str = "musubi-state";
 /// Header of an answer to our client: the request is taken, the container's lock is held, and the body will come.
 pub const TAKEN_HEADER: &str = "musubi-taken";
 
@@ -72,11 +74,9 @@ pub fn of_body(body: &[u8]) -> Option<Result<Option<Value>, CniError>> {
     Some(Ok(body.remove("Result")?)).map(|result| result.map(|value| (!value.is_null()).then_some(value)))
 }
 
-/// A file that both sides have to see as the same one, as `device:inode`: the pod's namespace, or where there is none, as
-/// often with DEL, our state folder. Other files under its name would mean other mounts, and other records.
-pub fn landmark(netns: Option<&Path>, state_dir: &Path) -> Option<String> {
-    let identity = |path: &Path| fs::metadata(path).ok().map(|file| format!("{}:{}", file.dev(), file.ino()));
-    netns.and_then(identity).or_else(|| identity(state_dir))
+/// Which file is at a path, as both sides have to see it: `device:inode`.
+pub fn identity(path: &Path) -> Option<String> {
+    fs::metadata(path).ok().map(|file| format!("{}:{}", file.dev(), file.ino()))
 }
 
 mod in_base64 {

@@ -20,7 +20,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::oneshot;
 
 use super::operations::{self, Client, Refused, Taken};
-use super::protocol::{Call, NETNS_HEADER, PROTOCOL_HEADER, REQUEST_HEADER, TAKEN_HEADER, to_body};
+use super::protocol::{Call, NETNS_HEADER, PROTOCOL_HEADER, REQUEST_HEADER, STATE_HEADER, TAKEN_HEADER, to_body};
 use super::{Agent, metrics};
 use crate::cancel::Cancel;
 
@@ -95,7 +95,7 @@ async fn call(agent: &Arc<Agent>, request: HttpRequest<Incoming>, hot_plug: bool
 fn client_of(request: &HttpRequest<Incoming>) -> Client {
     let header = |name| request.headers().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
     match (header(PROTOCOL_HEADER), header(REQUEST_HEADER)) {
-        (Some(_), Some(id)) => Client::Ours { id, landmark: header(NETNS_HEADER) },
+        (Some(_), Some(id)) => Client::Ours { id, netns: header(NETNS_HEADER), state: header(STATE_HEADER) },
         _ => Client::Multus,
     }
 }

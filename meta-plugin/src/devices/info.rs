@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use musubi_delegates::cni::{CniError, code};
 use musubi_delegates::mark::{Mark, fnv1a};
+use musubi_delegates::mutation;
 use nix::fcntl::OFlag;
 use serde_json::Value;
 
@@ -55,11 +56,13 @@ pub fn prepare(file: &Path, of_device: Option<&Path>) -> Result<(), String> {
     if let Some(folder) = file.parent() {
         fs::DirBuilder::new().recursive(true).mode(0o755).create(folder).map_err(at)?;
     }
+    mutation::before("device-info.clear", file.display());
     remove_both(file).map_err(at)?;
     let Some(of_device) = of_device else { return Ok(()) };
     let Some(bytes) = read_bytes(of_device)? else { return Ok(()) };
     parse(&bytes).map_err(|problem| about(of_device, &problem))?;
     let new = temporary(file);
+    mutation::before("device-info.write", file.display());
     fs::write(&new, &bytes).and_then(|()| fs::rename(&new, file)).map_err(at)
 }
 
@@ -77,6 +80,7 @@ pub fn read(file: &Path) -> Result<Option<Value>, String> {
 /// # Errors
 /// Code 5.
 pub fn remove(file: &Path) -> Result<(), CniError> {
+    mutation::before("device-info.remove", file.display());
     remove_both(file).map_err(|e| CniError::new(code::IO, format!("remove device-info file {}: {e}", file.display())))
 }
 

@@ -28,7 +28,6 @@ use musubi_delegates::cni::{
 };
 use musubi_delegates::delegate::{Attachment, Context};
 use musubi_delegates::external::{self, ExecRequest, Surroundings};
-use musubi_delegates::mark::Mark;
 use musubi_delegates::netns::Namespace;
 use serde_json::Value;
 
@@ -143,7 +142,9 @@ fn with_operation<T>(
         config,
         lock: Cell::new(lock),
     };
-    let outcome = carry_out(&operation);
+    let container = request.container_id.as_ref().map(ContainerId::as_str);
+    let outcome = tracing::debug_span!("operation", command = %request.command, container, request = caller.id)
+        .in_scope(|| carry_out(&operation));
     // A lock that no verb came to take protects nothing that is there.
     if let Some(lock) = operation.lock.take() {
         lock.remove();
@@ -316,7 +317,7 @@ impl<'a> Hands<'a> {
             version,
             path: self.path,
             state_dir: self.state_dir,
-            mark: Mark::of(self.state_dir),
+            mark: Records::of(self.state_dir).mark(),
             deadline: self.deadline,
             host: self.host,
             programs: self.programs,

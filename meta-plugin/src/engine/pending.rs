@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use musubi_crds::NetworkStatus;
 use musubi_delegates::cni::{CniError, ContainerId, code};
+use musubi_delegates::mutation;
 
 use super::{is_time, locking};
 use crate::record::{Key, Record, State};
@@ -26,6 +27,7 @@ const PATIENCE: Duration = Duration::from_millis(200);
 pub(super) fn note(state_dir: &Path, key: &Key) -> Result<(), CniError> {
     let mark = mark(state_dir, key);
     let folder = state_dir.join("pending");
+    mutation::before("pending.write", mark.display());
     fs::create_dir_all(folder)
         .and_then(|()| fs::write(&mark, ""))
         .map_err(|e| CniError::new(code::IO, format!("write {}: {e}", mark.display())))
@@ -75,8 +77,10 @@ pub(super) fn write(
         record.status_pending = false;
         records.write(&record, false)?;
     }
+    let mark = mark(state_dir, key);
+    mutation::before("pending.remove", mark.display());
     // A mark that stays is looked at again, nothing more.
-    let _ = fs::remove_file(mark(state_dir, key));
+    let _ = fs::remove_file(mark);
     if is_gone {
         lock.remove();
     }

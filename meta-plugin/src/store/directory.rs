@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use musubi_crds::name::{is_dns_label, is_dns_subdomain};
 use musubi_crds::{NETWORK_STATUS_ANNOTATION, NetworkStatus, RESOURCE_NAME_ANNOTATION, status};
 use musubi_delegates::cni::{CniError, code};
+use musubi_delegates::mutation;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -142,6 +143,7 @@ impl Store for DirectoryStore {
         let file = self.status_file(&pod.namespace, &pod.name).ok_or_else(|| {
             CniError::new(code::CONFIG, format!("pod {}: this is not the name of a pod", pod.key().escape_debug()))
         })?;
+        mutation::before("status.write", file.display());
         write_whole(&file, format!("{object:#}\n").as_bytes())
             .map_err(|e| CniError::new(code::IO, format!("write network-status to {}: {e}", file.display())))
     }
@@ -152,6 +154,7 @@ impl Store for DirectoryStore {
         if file.exists() && written.is_some_and(differs) {
             return Ok(false);
         }
+        mutation::before("status.remove", file.display());
         match fs::remove_file(&file) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => {
                 return Err(CniError::new(code::IO, format!("remove {}: {e}", file.display())));
@@ -247,18 +250,15 @@ fn first_line(text: &str) -> String {
 /// The folder cannot be made or written.
 pub fn write_whole(file: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut written = try_write_whole(file, bytes);
+    // `create_dir_all` says "exists" of a folder that was there when it tried, and is not when it looks.
+    let is_overtaken = |e: &io::Error| matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::AlreadyExists);
     for _ in 1..WRITE_TRIES {
         match written {
-            Err(e) if is_about_folder(&e) => written = try_write_whole(file, bytes),
+            Err(e) if is_overtaken(&e) => written = try_write_whole(file, bytes),
             _ => break,
         }
     }
     written
-}
-
-/// Either the folder went after it was made, or it went before its being there was looked at.
-fn is_about_folder(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::AlreadyExists)
 }
 
 fn try_write_whole(file: &Path, bytes: &[u8]) -> io::Result<()> {
@@ -266,6 +266,7 @@ fn try_write_whole(file: &Path, bytes: &[u8]) -> io::Result<()> {
     fs::create_dir_all(folder)?;
     let mut temporary = tempfile::Builder::new().prefix(&temporary_prefix(file)).tempfile_in(folder)?;
     io::Write::write_all(&mut temporary, bytes)?;
+    mutation::before("status.rename", file.display());
     temporary.persist(file).map(drop).map_err(|e| e.error)
 }
 

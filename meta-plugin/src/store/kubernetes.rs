@@ -14,6 +14,7 @@ use kube::core::{ObjectMeta, PartialObjectMeta, Request, Status};
 use kube::{Api, Client, Resource};
 use musubi_crds::{NETWORK_STATUS_ANNOTATION, NetworkAttachmentDefinition, NetworkStatus, status};
 use musubi_delegates::cni::{CniError, code};
+use musubi_delegates::mutation;
 use serde_json::{Value, json};
 
 pub use self::connection::{Connection, Source};
@@ -108,6 +109,7 @@ impl Store for KubernetesStore {
         let annotations = json!({NETWORK_STATUS_ANNOTATION: status::to_annotation(statuses)});
         // The server refuses the patch for another uid: a pod created anew under this name keeps its own status.
         let patch = Patch::Merge(json!({"metadata": {"uid": uid, "annotations": annotations}}));
+        mutation::before("status.write", format_args!("pod {}", pod.key()));
         let written = self.connection.call("patch pod", &patience, |client| patch_status(client, pod, &patch));
         match written {
             Ok(_) => Ok(()),

@@ -10,13 +10,14 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use hyper::body::Bytes;
 use serde_json::{Value, json};
 
+use super::answer::{self, Answer};
 use super::request::{Request, Target};
 use super::resources::Resource;
 use super::select::Selection;
+use super::shared::Shared;
 use super::status::{Cause, Status};
 use super::store::{Object, Objects};
 use super::watch::{self, Watch, metadata_only};
-use super::{Answer, Shared};
 
 /// How long a read waits for a resourceVersion that is not there yet.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -104,7 +105,7 @@ pub async fn list(shared: &Shared, target: &Target, request: &Request) -> Result
                 that were created, modified, or deleted between the time the first chunk was returned and now may show \
                 up in the list.";
             let mut status = Status::expired(message);
-            status.metadata = json!({"continue": token(0, &page.start)});
+            status.go_on = Some(token(0, &page.start));
             return Err(status);
         }
     };
@@ -231,7 +232,7 @@ impl Page {
         let bytes = URL_SAFE_NO_PAD
             .decode(token)
             .map_err(|_| invalid(format!("illegal base64 data at input byte {}", illegal_byte(token))))?;
-        let value: Value = serde_json::from_slice(&bytes).map_err(|e| invalid(super::json_error(&bytes, &e)))?;
+        let value: Value = serde_json::from_slice(&bytes).map_err(|e| invalid(answer::json_error(&bytes, &e)))?;
         let start = value["start"].as_str().unwrap_or_default();
         if value["v"] != "meta.k8s.io/v1" {
             return Err(invalid(format!("server does not recognize this encoded version {}", value["v"])));

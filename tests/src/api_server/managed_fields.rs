@@ -96,6 +96,15 @@ pub fn apply(resource: &Resource, old: &Value, patch: &Value, manager: &Manager,
     Ok(new)
 }
 
+/// Whether these are the managed fields that an object has, but for their times.
+pub fn is_same(object: &Value, fields: &Value) -> bool {
+    let without_times = |mut entries: Vec<Value>| {
+        entries.iter_mut().filter_map(Value::as_object_mut).for_each(|entry| drop(entry.shift_remove("time")));
+        entries
+    };
+    without_times(entries(object)) == without_times(fields.as_array().cloned().unwrap_or_default())
+}
+
 fn entries(object: &Value) -> Vec<Value> {
     object["metadata"]["managedFields"].as_array().cloned().unwrap_or_default()
 }
@@ -173,13 +182,13 @@ impl Reader<'_> {
     }
 
     /// Adds a field where it differs from the old one; `marks` says whether maps name themselves (`.`), as those of unknown
-    /// type do.
+    /// type do, and the resources of containers.
     fn add(&self, fields: &mut Map<String, Value>, old: Option<&Value>, key: &str, new: &Value, marks: bool) {
         if old == Some(new) {
             return;
         }
         let below = match new {
-            Value::Object(values) if key != "involvedObject" => self.map(old, values, marks),
+            Value::Object(values) if key != "involvedObject" => self.map(old, values, marks || key == "resources"),
             Value::Array(elements) if self.has_names(key) => self.named(old, elements),
             _ => json!({}),
         };

@@ -1,11 +1,14 @@
 //! An API server for tests: it behaves as a real kube-apiserver 1.36 in what Musubi and its tests use, checks as strictly, and
 //! lets a test break what a real one would not break on demand. Here is the handle that tests hold; each part of the server
-//! has a file of its own.
+//! has a file of its own. It leaves out discovery, tables, protocol buffers, HTTP/2, quotas, and the patterns and CEL rules
+//! of schemas; pods are deleted at once, whatever their grace.
 
 mod access;
 mod admission;
+mod answer;
 mod faults;
 mod list;
+mod log;
 mod managed_fields;
 mod object;
 mod patch;
@@ -13,35 +16,31 @@ mod request;
 mod resources;
 mod select;
 mod server;
+mod shared;
 mod status;
 mod store;
 mod tls;
 mod validate;
 mod verbs;
 mod watch;
+mod webhook;
 
-use std::collections::{HashMap, VecDeque};
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc::channel};
+use std::sync::{Arc, mpsc::channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use hyper::body::Bytes;
 use musubi_delegates::netlink::{LinkChange, Netlink};
 use serde_json::{Value, json};
-use tokio::sync::{mpsc, watch as signal};
+use tokio::sync::mpsc;
 
-use self::access::Tokens;
-use self::faults::Rules;
 use self::server::Command;
+use self::shared::{Shared, lock};
 use self::store::Store;
-use self::watch::Watch;
 
 pub use self::faults::{Fault, Rule};
+pub use self::log::Served;
 pub use self::resources::Resource;
-
-/// How many requests the log keeps.
-const LOGGED: usize = 10_000;
 
 /// A running API server.
 #[derive(Debug)]
@@ -51,33 +50,6 @@ pub struct ApiServer {
     authority: Option<String>,
     commands: Option<mpsc::UnboundedSender<Command>>,
     thread: Option<JoinHandle<()>>,
-}
-
-/// A request that was served, as the log has it.
-#[derive(Debug, Clone)]
-pub struct Served {
-    /// The method.
-    pub method: String,
-    /// The path.
-    pub path: String,
-    /// The query string as sent.
-    pub query: String,
-    /// `Content-Type`.
-    pub content_type: String,
-    /// `User-Agent`.
-    pub user_agent: String,
-    /// The body.
-    pub body: Bytes,
-    /// The status of the answer; none while there is none.
-    pub status: Option<u16>,
-}
-
-impl Served {
-    /// The body as JSON, null when it is none.
-    #[must_use]
-    pub fn json(&self) -> Value {
-        serde_json::from_slice(&self.body).unwrap_or_default()
-    }
 }
 
 impl ApiServer {
@@ -192,14 +164,11 @@ impl ApiServer {
         {
             self.create(&json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}}));
         }
-        let mut store = self.shared.store();
         let key = key_of(&completed);
-        assert!(store.get(index, &key).is_none(), "{} {key} is there already", resource.kind);
-        let stored = store.put(index, completed).value.clone();
-        let version = store.version();
-        drop(store);
-        self.shared.changed(version);
-        stored
+        self.shared.write(|store| {
+            assert!(store.get(index, &key).is_none(), "{} {key} is there already", resource.kind);
+            store.put(index, completed).value.clone()
+        })
     }
 
     /// Gives an object another state. What is said of its metadata replaces what was there; uid and creation stay unless said.
@@ -208,34 +177,25 @@ impl ApiServer {
     /// When it is not there.
     pub fn replace(&self, object: &Value) -> Value {
         let (index, resource) = self.kind_of(object);
-        let mut store = self.shared.store();
         let mut object = object.clone();
         if resource.namespaced && object["metadata"]["namespace"].is_null() {
             object["metadata"]["namespace"] = "default".into();
         }
-        let old = store.get(index, &key_of(&object)).expect("the object is there");
-        for key in ["uid", "creationTimestamp"] {
-            if object["metadata"][key].is_null() {
-                object["metadata"][key] = old.value["metadata"][key].clone();
+        self.shared.write(|store| {
+            let old = store.get(index, &key_of(&object)).expect("the object is there");
+            for key in ["uid", "creationTimestamp"] {
+                if object["metadata"][key].is_null() {
+                    object["metadata"][key] = old.value["metadata"][key].clone();
+                }
             }
-        }
-        let completed = object::direct(&resource, object);
-        let stored = store.put(index, completed).value.clone();
-        let version = store.version();
-        drop(store);
-        self.shared.changed(version);
-        stored
+            store.put(index, object::direct(&resource, object)).value.clone()
+        })
     }
 
     /// Deletes an object at once; whether it was there. `plural` is `pods`, say; the namespace is empty for none.
     pub fn delete(&self, plural: &str, namespace: &str, name: &str) -> bool {
         let (index, _) = self.plural(plural);
-        let mut store = self.shared.store();
-        let was_there = store.remove(index, &key(namespace, name)).is_some();
-        let version = store.version();
-        drop(store);
-        self.shared.changed(version);
-        was_there
+        self.shared.write(|store| store.remove(index, &key(namespace, name)).is_some())
     }
 
     /// An object as stored.
@@ -263,15 +223,13 @@ impl ApiServer {
     /// The requests so far, in the order they came.
     #[must_use]
     pub fn log(&self) -> Vec<Served> {
-        lock(&self.shared.log).entries.iter().cloned().collect()
+        lock(&self.shared.log).entries()
     }
 
     /// The requests so far; they are forgotten.
     #[must_use]
     pub fn take_log(&self) -> Vec<Served> {
-        let mut log = lock(&self.shared.log);
-        log.forgotten += log.entries.len();
-        log.entries.drain(..).collect()
+        lock(&self.shared.log).take()
     }
 
     // What goes wrong.
@@ -288,17 +246,17 @@ impl ApiServer {
 
     /// Lets every answer take this long.
     pub fn set_latency(&self, latency: Duration) {
-        lock(&self.shared.settings).latency = latency;
+        self.shared.set(|settings| settings.latency = latency);
     }
 
     /// How often watches that want bookmarks get them: every minute unless set. Holds from the next bookmark on.
     pub fn set_bookmarks(&self, every: Duration) {
-        lock(&self.shared.settings).bookmark_every = every;
+        self.shared.set(|settings| settings.bookmark_every = every);
     }
 
     /// Whether lists are streamed by watches (`sendInitialEvents`), as they are unless set.
     pub fn set_streaming_lists(&self, served: bool) {
-        lock(&self.shared.settings).streaming_lists = served;
+        self.shared.set(|settings| settings.streaming_lists = served);
     }
 
     /// Closes the port and every connection: "connection refused".
@@ -336,11 +294,7 @@ impl ApiServer {
 
     /// Forgets the history: the next watch from before now is answered by 410.
     pub fn compact(&self) {
-        let mut store = self.shared.store();
-        store.compact();
-        let version = store.version();
-        drop(store);
-        self.shared.changed(version);
+        self.shared.write(Store::compact);
     }
 
     /// Keeps watches open and silent: neither events nor bookmarks. What happens meanwhile comes when it ends.
@@ -384,162 +338,6 @@ impl Drop for ApiServer {
             let _ = thread.join();
         }
     }
-}
-
-/// What the server's thread and the handle share.
-#[derive(Debug)]
-struct Shared {
-    store: Mutex<Store>,
-    signals: signal::Sender<Signals>,
-    tokens: Mutex<Tokens>,
-    faults: Mutex<Rules>,
-    settings: Mutex<Settings>,
-    log: Mutex<Log>,
-    services: Mutex<HashMap<String, SocketAddr>>,
-}
-
-/// What watches wait for.
-#[derive(Debug, Clone, Copy, Default)]
-struct Signals {
-    /// The newest resourceVersion.
-    version: u64,
-    /// Whether they are silent.
-    paused: bool,
-    /// How often all of them were closed.
-    closed: u64,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Settings {
-    latency: Duration,
-    bookmark_every: Duration,
-    streaming_lists: bool,
-}
-
-#[derive(Debug, Default)]
-struct Log {
-    entries: VecDeque<Served>,
-    /// How many came before the first entry.
-    forgotten: usize,
-}
-
-impl Shared {
-    fn new() -> Self {
-        let settings =
-            Settings { latency: Duration::ZERO, bookmark_every: Duration::from_secs(60), streaming_lists: true };
-        Self {
-            store: Mutex::new(Store::new()),
-            signals: signal::Sender::new(Signals::default()),
-            tokens: Mutex::default(),
-            faults: Mutex::default(),
-            settings: Mutex::new(settings),
-            log: Mutex::default(),
-            services: Mutex::default(),
-        }
-    }
-
-    fn store(&self) -> MutexGuard<'_, Store> {
-        lock(&self.store)
-    }
-
-    fn tokens(&self) -> MutexGuard<'_, Tokens> {
-        lock(&self.tokens)
-    }
-
-    fn settings(&self) -> Settings {
-        *lock(&self.settings)
-    }
-
-    fn fault(&self, method: &str, path: &str) -> Option<Fault> {
-        lock(&self.faults).take(method, path)
-    }
-
-    /// Tells watches that there is something new.
-    fn changed(&self, version: u64) {
-        self.signals.send_modify(|signals| signals.version = signals.version.max(version));
-    }
-
-    /// Logs a request; the number by which its answer is added.
-    fn begin(&self, request: Served) -> usize {
-        let mut log = lock(&self.log);
-        if log.entries.len() == LOGGED {
-            log.entries.pop_front();
-            log.forgotten += 1;
-        }
-        log.entries.push_back(request);
-        log.forgotten + log.entries.len() - 1
-    }
-
-    /// Logs how a request was answered.
-    fn answered(&self, number: usize, status: u16) {
-        let mut log = lock(&self.log);
-        let index = number.checked_sub(log.forgotten);
-        if let Some(entry) = index.and_then(|index| log.entries.get_mut(index)) {
-            entry.status = Some(status);
-        }
-    }
-}
-
-/// What is answered.
-#[derive(Debug)]
-enum Answer {
-    /// All at once.
-    Whole { code: u16, content_type: &'static str, headers: Vec<(&'static str, String)>, body: Bytes },
-    /// As it happens.
-    Watch(Box<Watch>),
-}
-
-impl Answer {
-    fn json(code: u16, body: Bytes) -> Self {
-        Self::Whole { code, content_type: "application/json", headers: Vec::new(), body }
-    }
-
-    /// A watch that is over with its first event.
-    fn event_stream(body: Bytes) -> Self {
-        Self::json(200, body)
-    }
-
-    fn text(code: u16, text: &'static str) -> Self {
-        let body = Bytes::from_static(text.as_bytes());
-        Self::Whole { code, content_type: "text/plain; charset=utf-8", headers: Vec::new(), body }
-    }
-
-    fn page_not_found() -> Self {
-        Self::text(404, "404 page not found\n")
-    }
-
-    fn with_header(mut self, name: &'static str, value: &str) -> Self {
-        if let Self::Whole { headers, .. } = &mut self {
-            headers.push((name, value.to_owned()));
-        }
-        self
-    }
-
-    fn with_warnings(self, warnings: &[String]) -> Self {
-        let texts = warnings.iter().map(|warning| format!("299 - {warning:?}"));
-        texts.fold(self, |answer, text| answer.with_header("Warning", &text))
-    }
-
-    fn code(&self) -> u16 {
-        match self {
-            Self::Whole { code, .. } => *code,
-            Self::Watch(_) => 200,
-        }
-    }
-}
-
-/// Why bytes are no JSON, in the words of Go's decoder.
-fn json_error(bytes: &[u8], error: &serde_json::Error) -> String {
-    if error.is_eof() {
-        return "unexpected end of JSON input".to_owned();
-    }
-    let line = bytes.split(|byte| *byte == b'\n').nth(error.line().saturating_sub(1)).unwrap_or_default();
-    let found = line.get(error.column().saturating_sub(1)).map_or(' ', |byte| char::from(*byte));
-    format!("invalid character {found:?} looking for beginning of value")
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn key(namespace: &str, name: &str) -> String {

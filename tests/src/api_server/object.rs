@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
 use super::managed_fields::{self, Manager};
+use super::patch::as_map;
 use super::resources::Resource;
 use super::status::{Cause, Status};
 use super::validate;
@@ -92,7 +93,8 @@ pub fn update(
     causes.extend(validate::changed_object(resource, old, &new));
     causes.extend(schema(resource, &new));
     refuse(resource, &new, &causes)?;
-    if is_same(old, &new) {
+    let manages_otherwise = applied.as_ref().is_some_and(|fields| !managed_fields::is_same(old, fields));
+    if is_same(old, &new) && !manages_otherwise {
         return Ok(Prepared { value: old.clone(), warnings });
     }
     if resource.has_generation() && is_desired_otherwise(old, &new) {
@@ -102,6 +104,21 @@ pub fn update(
         applied.unwrap_or_else(|| managed_fields::of_changed(resource, old, &new, &write.manager));
     arrange(resource, &mut new);
     Ok(Prepared { value: new, warnings })
+}
+
+/// Refuses what a webhook made of an object when that is no object the server would take.
+pub fn check(resource: &Resource, old: Option<&Value>, value: &Value) -> Result<(), Status> {
+    validate::types(resource, value).map_err(|why| unreadable(resource, &why))?;
+    let mut causes = validate::metadata(value);
+    match old {
+        None => causes.extend(validate::new_object(resource, value)),
+        Some(old) => {
+            causes.extend(immutable(old, value));
+            causes.extend(validate::changed_object(resource, old, value));
+        }
+    }
+    causes.extend(schema(resource, value));
+    refuse(resource, value, &causes)
 }
 
 /// Completes an object that a test puts into the store by itself: nothing is refused, what is there stays.
@@ -294,7 +311,10 @@ fn default_pod(value: &mut Value) {
         "restartPolicy": "Always", "terminationGracePeriodSeconds": 30, "dnsPolicy": "ClusterFirst", "securityContext": {},
         "schedulerName": "default-scheduler", "enableServiceLinks": true,
     });
-    fill(value, &json!({"spec": spec, "status": {"phase": "Pending", "qosClass": "BestEffort"}}));
+    let containers = value["spec"]["containers"].as_array();
+    let asks = |container: &Value| container["resources"].as_object().is_some_and(|resources| !resources.is_empty());
+    let class = if containers.is_some_and(|all| all.iter().any(asks)) { "Burstable" } else { "BestEffort" };
+    fill(value, &json!({"spec": spec, "status": {"phase": "Pending", "qosClass": class}}));
     for list in ["containers", "initContainers"] {
         let containers = value["spec"].get_mut(list).and_then(Value::as_array_mut);
         for container in containers.into_iter().flatten() {
@@ -374,16 +394,6 @@ fn first(value: &mut Value, order: &[&str]) {
     }
     arranged.append(fields);
     *fields = arranged;
-}
-
-fn as_map(value: &mut Value) -> &mut Map<String, Value> {
-    if !value.is_object() {
-        *value = json!({});
-    }
-    match value {
-        Value::Object(fields) => fields,
-        _ => unreachable!("it was made a map"),
-    }
 }
 
 fn suffix() -> String {

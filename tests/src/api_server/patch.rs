@@ -168,7 +168,8 @@ fn place(text: &str) -> Result<usize, Failure> {
     text.parse().map_err(|_| Failure::Refused)
 }
 
-fn as_map(value: &mut Value) -> &mut Map<String, Value> {
+/// The fields of a value, which becomes a map if it is none.
+pub fn as_map(value: &mut Value) -> &mut Map<String, Value> {
     if !value.is_object() {
         *value = Value::Object(Map::new());
     }

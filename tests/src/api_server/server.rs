@@ -21,10 +21,13 @@ use tokio::task::JoinSet;
 use tokio::time::{Sleep, sleep};
 use tokio_rustls::TlsAcceptor;
 
+use super::answer::Answer;
 use super::faults::Fault;
+use super::log::Served;
 use super::request::{Query, Request};
+use super::shared::{Shared, lock};
 use super::status::Status;
-use super::{Answer, Served, Shared, verbs, watch};
+use super::{verbs, watch};
 
 /// The largest body that is read, as on a real server.
 const LARGEST_BODY: usize = 3 * 1024 * 1024;
@@ -139,7 +142,7 @@ async fn exchange(shared: Arc<Shared>, request: hyper::Request<Incoming>) -> Res
         headers: head.headers,
         body: body.map_err(|_| Closed)?.to_bytes(),
     };
-    let entry = shared.begin(Served {
+    let entry = lock(&shared.log).add(Served {
         method: request.method.to_string(),
         path: request.path.clone(),
         query: head.uri.query().unwrap_or_default().to_owned(),
@@ -169,7 +172,7 @@ async fn exchange(shared: Arc<Shared>, request: hyper::Request<Incoming>) -> Res
         }
         Some(Fault::Gone) => Answer::status(&Status::expired("too old resource version")),
     };
-    shared.answered(entry, answer.code());
+    lock(&shared.log).answered(entry, answer.code());
     match fault {
         Some(Fault::DropAfter) => Err(Closed),
         Some(Fault::Half) => Ok(reply(&shared, answer, true)),

@@ -15,9 +15,9 @@ pub struct Status {
     /// The sentence a person reads.
     pub message: String,
     /// What it is about, and the causes.
-    pub details: Option<Value>,
-    /// List metadata: a fresh `continue` when an old one has expired.
-    pub metadata: Value,
+    pub details: Option<Box<Value>>,
+    /// A fresh `continue` when an old one has expired.
+    pub go_on: Option<String>,
 }
 
 /// One field that is wrong.
@@ -71,7 +71,7 @@ impl Cause {
 impl Status {
     /// A refusal without details.
     pub fn new(code: u16, reason: &str, message: impl Into<String>) -> Self {
-        Self { code, reason: reason.to_owned(), message: message.into(), details: None, metadata: json!({}) }
+        Self { code, reason: reason.to_owned(), message: message.into(), details: None, go_on: None }
     }
 
     /// 404: the object is not there.
@@ -188,18 +188,19 @@ impl Status {
 
     /// The same refusal with other details.
     pub fn with_details(mut self, details: Value) -> Self {
-        self.details = Some(details);
+        self.details = Some(Box::new(details));
         self
     }
 
     /// The body.
     pub fn body(&self) -> Value {
+        let metadata = self.go_on.as_ref().map_or_else(|| json!({}), |token| json!({"continue": token}));
         let mut body = json!({
-            "kind": "Status", "apiVersion": "v1", "metadata": self.metadata, "status": "Failure",
+            "kind": "Status", "apiVersion": "v1", "metadata": metadata, "status": "Failure",
             "message": self.message, "reason": self.reason,
         });
         if let Some(details) = &self.details {
-            body["details"] = details.clone();
+            body["details"] = details.as_ref().clone();
         }
         body["code"] = self.code.into();
         body
@@ -213,7 +214,7 @@ impl Status {
                 details.insert(key.to_owned(), value.into());
             }
         }
-        self.details = Some(details.into());
+        self.details = Some(Box::new(details.into()));
         self
     }
 }

@@ -31,6 +31,11 @@ impl Object {
     /// Stamps a value with a resourceVersion.
     pub fn new(mut value: Value, version: u64) -> Arc<Self> {
         value["metadata"]["resourceVersion"] = version.to_string().into();
+        Self::unstamped(value, version)
+    }
+
+    /// Takes a value as it is: it will not be stored.
+    pub fn unstamped(value: Value, version: u64) -> Arc<Self> {
         let json = Bytes::from(value.to_string());
         Arc::new(Self { value, json, version })
     }

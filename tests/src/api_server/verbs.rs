@@ -4,19 +4,19 @@
 use std::sync::Arc;
 
 use hyper::Method;
-use hyper::body::Bytes;
 use serde_json::{Value, json};
 
 use super::access::{self, User};
 use super::admission::{self, Operation};
+use super::answer::{Answer, json_error};
 use super::list::{self, Form};
 use super::managed_fields::{self, Manager};
 use super::object::{self, Prepared, Write};
 use super::patch::{self, Failure};
 use super::request::{Request, Target};
+use super::shared::Shared;
 use super::status::{Cause, Status};
 use super::store::{self, Object};
-use super::{Answer, Shared, json_error};
 
 /// The forms of a patch.
 const PATCHES: [&str; 4] = [
@@ -44,7 +44,7 @@ async fn handle(shared: &Shared, request: &Request) -> Result<Answer, Status> {
     let user = shared.tokens().user(request)?;
     match request.path.as_str() {
         "/healthz" | "/livez" | "/readyz" => return Ok(Answer::text(200, "ok")),
-        "/version" => return Ok(Answer::object(200, &json!({"major": "1", "minor": "36", "gitVersion": "v1.36.0"}))),
+        "/version" => return Ok(Answer::object(200, &version())),
         _ => {}
     }
     let target = Target::parse(&shared.store(), &request.path);
@@ -106,14 +106,12 @@ impl Call<'_> {
         told.extend(warnings);
         let value = value.unwrap_or_default();
         let name = value["metadata"]["name"].as_str().unwrap_or_default();
-        let mut store = self.shared.store();
-        if store.get(self.target.index, &store::key(namespace, name)).is_some() {
-            return Err(Status::already_exists(resource, name));
-        }
-        let stored = if self.is_dry_run() { Object::new(value, 0) } else { store.put(self.target.index, value) };
-        let version = store.version();
-        drop(store);
-        self.shared.changed(version);
+        let key = store::key(namespace, name);
+        let stored = self.shared.write(|store| match store.get(self.target.index, &key) {
+            Some(_) => Err(Status::already_exists(resource, name)),
+            None if self.is_dry_run() => Ok(Object::unstamped(value.clone(), 0)),
+            None => Ok(store.put(self.target.index, value.clone())),
+        })?;
         Ok(Answer::json(201, form.bytes(&stored)).with_warnings(&told))
     }
 
@@ -236,27 +234,25 @@ impl Call<'_> {
 
     /// Stores a new state in the place of the old one; `None` when that is not there any more.
     fn store_changed(&self, old: &Arc<Object>, new: Value) -> Option<Arc<Object>> {
-        let mut store = self.shared.store();
         let index = self.target.index;
-        let present = store.get(index, &old.key())?;
-        if present.version != old.version {
-            return None;
-        }
-        if old.value == new {
-            return Some(Arc::clone(present));
-        }
-        if self.is_dry_run() {
-            return Some(Object::new(new, old.version));
-        }
-        let is_over = new["metadata"]["deletionTimestamp"].is_string() && !has_finalizers(&new);
-        let stored = store.put(index, new);
-        if is_over && has_finalizers(&old.value) {
-            store.remove(index, &old.key());
-        }
-        let version = store.version();
-        drop(store);
-        self.shared.changed(version);
-        Some(stored)
+        self.shared.write(|store| {
+            let present = store.get(index, &old.key())?;
+            if present.version != old.version {
+                return None;
+            }
+            if old.value == new {
+                return Some(Arc::clone(present));
+            }
+            if self.is_dry_run() {
+                return Some(Object::unstamped(new, old.version));
+            }
+            let is_over = new["metadata"]["deletionTimestamp"].is_string() && !has_finalizers(&new);
+            let stored = store.put(index, new);
+            if is_over && has_finalizers(&old.value) {
+                store.remove(index, &old.key());
+            }
+            Some(stored)
+        })
     }
 
     async fn delete(&self) -> Result<Answer, Status> {
@@ -291,44 +287,31 @@ impl Call<'_> {
 
     /// Removes an object, or marks it while finalizers hold it; with a namespace goes all that is in it.
     fn remove(&self, old: &Object) -> Result<Arc<Object>, Status> {
-        let mut store = self.shared.store();
-        let key = old.key();
-        let gone = || Status::not_found(&self.target.resource, self.target.name());
-        let last = if has_finalizers(&old.value) {
-            let mut marked = old.value.clone();
-            if marked["metadata"]["deletionTimestamp"].is_null() {
-                marked["metadata"]["deletionTimestamp"] = object::now().into();
+        let (index, key) = (self.target.index, old.key());
+        self.shared.write(|store| {
+            if self.target.resource.kind == "Namespace" {
+                store.clear_namespace(&key);
             }
-            store.put(self.target.index, marked)
-        } else {
-            store.remove(self.target.index, &key).ok_or_else(gone)?
-        };
-        if self.target.resource.kind == "Namespace" {
-            store.clear_namespace(&key);
-        }
-        let version = store.version();
-        drop(store);
-        self.shared.changed(version);
-        Ok(last)
+            if has_finalizers(&old.value) {
+                let mut marked = old.value.clone();
+                if marked["metadata"]["deletionTimestamp"].is_null() {
+                    marked["metadata"]["deletionTimestamp"] = object::now().into();
+                }
+                return Ok(store.put(index, marked));
+            }
+            store.remove(index, &key).ok_or_else(|| Status::not_found(&self.target.resource, self.target.name()))
+        })
     }
 
     async fn delete_collection(&self) -> Result<Answer, Status> {
         let selection = list::selection(self.target, self.request)?;
-        let mut store = self.shared.store();
-        let selected: Vec<String> = store
-            .objects(self.target.index)
-            .iter()
-            .filter(|(_, object)| selection.has(&object.value))
-            .map(|(key, _)| key.clone())
-            .collect();
-        let removed: Vec<Value> = selected
-            .iter()
-            .filter_map(|key| store.remove(self.target.index, key))
-            .map(|object| object.value.clone())
-            .collect();
-        let version = store.version();
-        drop(store);
-        self.shared.changed(version);
+        let index = self.target.index;
+        let (removed, version) = self.shared.write(|store| {
+            let selected = store.objects(index).iter().filter(|(_, object)| selection.has(&object.value));
+            let keys: Vec<String> = selected.map(|(key, _)| key.clone()).collect();
+            let removed = keys.iter().filter_map(|key| store.remove(index, key)).map(|object| object.value.clone());
+            (removed.collect::<Vec<Value>>(), store.version())
+        });
         let resource = &self.target.resource;
         Ok(Answer::object(
             200,
@@ -420,20 +403,14 @@ impl Call<'_> {
     }
 }
 
-fn has_finalizers(object: &Value) -> bool {
-    object["metadata"]["finalizers"].as_array().is_some_and(|finalizers| !finalizers.is_empty())
+/// What the server says of itself.
+fn version() -> Value {
+    json!({
+        "major": "1", "minor": "36", "gitVersion": "v1.36.0", "gitCommit": "", "gitTreeState": "clean", "buildDate": "",
+        "goVersion": "", "compiler": "", "platform": "linux/amd64",
+    })
 }
 
-impl Answer {
-    pub(super) fn object(code: u16, value: &Value) -> Self {
-        Self::json(code, Bytes::from(value.to_string()))
-    }
-
-    pub(super) fn status(status: &Status) -> Self {
-        let answer = Self::object(status.code, &status.body());
-        match status.details.as_ref().and_then(|details| details["retryAfterSeconds"].as_u64()) {
-            Some(seconds) => answer.with_header("Retry-After", &seconds.to_string()),
-            None => answer,
-        }
-    }
+fn has_finalizers(object: &Value) -> bool {
+    object["metadata"]["finalizers"].as_array().is_some_and(|finalizers| !finalizers.is_empty())
 }

@@ -8,10 +8,10 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
-use super::Shared;
 use super::list::Form;
 use super::resources::Resource;
 use super::select::Selection;
+use super::shared::Shared;
 use super::status::Status;
 use super::store::{Change, Object};
 

@@ -70,7 +70,7 @@ fn it_does_what_the_plugin_would_have_done() {
 #[test]
 fn the_work_is_done_without_it_when_it_does_not_answer() {
     type Case = (&'static str, fn(&Scene, &Value) -> Option<Agent>);
-    let cases: [Case; 5] = [
+    let cases: [Case; 6] = [
         ("there is none", |_, _| None),
         ("its socket is left over", |scene, config| {
             drop(Agent::start(&scene.node, config));
@@ -88,6 +88,12 @@ fn the_work_is_done_without_it_when_it_does_not_answer() {
             let agent = Agent::start(&scene.node, &config);
             let ready = agent.get("/readyz");
             assert!(ready.status == 500 && ready.body.contains("/nonexistent"), "{ready:?}");
+            Some(agent)
+        }),
+        ("it sees another state folder", |scene, config| {
+            // A container's own mounts, say, with the same paths and other files.
+            let agent = Agent::start_apart(&scene.node, config, &scene.node.state());
+            assert_eq!(agent.get("/readyz").status, 200);
             Some(agent)
         }),
         ("something else listens there", |scene, _| {

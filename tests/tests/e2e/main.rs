@@ -18,6 +18,7 @@ mod faults;
 mod host_mounts;
 mod image;
 mod install;
+mod kill;
 mod lifecycle;
 mod multus;
 mod oracle;

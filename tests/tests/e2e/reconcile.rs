@@ -2,6 +2,7 @@
 //! on purpose, beside things of others that look the same and stay.
 
 use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -31,15 +32,15 @@ fn added(scene: &Scene, id: &str) -> Sandbox {
 
 /// A record that is gone by other hands than ours.
 fn lose_record(scene: &Scene, id: &str) {
-    let is_its = |file: &&std::path::PathBuf| file.display().to_string().contains(&format!("/{id}:"));
+    let is_its = |file: &&PathBuf| file.display().to_string().contains(&format!("/{id}:"));
     fs::remove_file(scene.records().iter().find(is_its).unwrap()).unwrap();
 }
 
-fn device_info(scene: &Scene) -> std::path::PathBuf {
+fn device_info(scene: &Scene) -> PathBuf {
     scene.node.folder().join("devinfo")
 }
 
-fn gc_in(scene: &Scene, state_dir: &std::path::Path, arguments: &[&str]) -> Output {
+fn gc_in(scene: &Scene, state_dir: &Path, arguments: &[&str]) -> Output {
     let (state, devices) = (state_dir.display().to_string(), device_info(scene).display().to_string());
     let fixed = ["gc", "-o", "json", "--state-dir", &state, "--device-info", &devices];
     scene.node.cli(&[&fixed, arguments].concat())
@@ -171,13 +172,17 @@ fn another_state_folder_takes_nothing_away() {
     }
     scene.check(&alive).succeeded();
     let kept = scene.node.folder().join("kept");
-    fs::rename(scene.node.state(), &kept).unwrap();
-    fs::create_dir_all(scene.node.state().join("records")).unwrap();
-    assert_eq!(gc(&scene), [] as [Value; 0], "the folder was made anew");
-    fs::remove_dir_all(scene.node.state()).unwrap();
-    fs::rename(&kept, scene.node.state()).unwrap();
+    fs::create_dir(&kept).unwrap();
+    let content = ["records", "host-local", "shared"];
+    let swap =
+        |from: &Path, to: &Path| content.iter().for_each(|name| fs::rename(from.join(name), to.join(name)).unwrap());
+    swap(&scene.node.state(), &kept);
+    fs::create_dir(scene.node.state().join("records")).unwrap();
+    assert_eq!(gc(&scene), [] as [Value; 0], "the folder was emptied, and has other records since");
+    fs::remove_dir_all(scene.node.state().join("records")).unwrap();
+    swap(&kept, &scene.node.state());
     scene.check(&alive).succeeded();
-    assert_eq!(gc(&scene), [] as [Value; 0], "and the old one is back, with its mark");
+    assert_eq!(gc(&scene), [] as [Value; 0], "and the old ones are back, with their mark");
     scene.check(&alive).succeeded();
     scene.del(&alive).succeeded();
     scene.nothing_is_left(&[&alive], &[], "another folder");

@@ -13,13 +13,16 @@ use musubi_delegates::delegate::{OwnedLink, Side};
 use musubi_delegates::firewall::{self, Owner};
 use musubi_delegates::ipam;
 use musubi_delegates::mark::Mark;
-use musubi_delegates::netlink::{Link, MacAddress};
+use musubi_delegates::netlink::Link;
 use musubi_delegates::veth;
 use musubi_delegates::vxlan_device::{self, Vni};
 
 use super::{Finding, Kind, Outcome, PATIENCE, Place, What};
 use crate::engine::locking;
-use crate::records::Stored;
+use crate::records::{Records, Stored};
+
+/// Who holds which addresses, as our indexes say.
+type Reserved = (ipam::store::Owner, Vec<IpAddr>);
 
 /// Something without a record.
 #[derive(Debug, Clone)]
@@ -54,49 +57,48 @@ impl DeviceInfo {
     }
 }
 
-/// Lists what may be left. In a state folder where nothing was ever recorded there can be nothing.
+/// Lists what may be left. Where nothing was ever recorded there can be nothing.
 pub(super) fn survey(place: Place<'_>, errors: &mut Vec<CniError>) -> Vec<Leftover> {
-    let mut found = Vec::new();
-    if !place.state_dir.join("records").is_dir() {
-        return found;
-    }
-    let mut keep = |listed: Result<Vec<Leftover>, CniError>| match listed {
-        Ok(listed) => found.extend(listed),
-        Err(error) => errors.push(error),
-    };
+    let Some(mark) = mark_of(place.state_dir) else { return Vec::new() };
     let reserved = ipam::recorded(place.state_dir);
-    if let Some(mark) = Mark::of(place.state_dir) {
-        keep(veth::host_ends(place.host, mark).map(|links| {
-            let owner = |mac: Option<MacAddress>| {
-                let made = |(owner, _): &&(ipam::store::Owner, _)| {
-                    Some(mark.host_mac(&owner.container_id, &owner.interface)) == mac
-                };
-                reserved.iter().find(made).map(|(owner, _)| owner.container_id.clone()).unwrap_or_default()
-            };
-            links.into_iter().map(|link| Leftover::Link { container_id: owner(link.mac), link }).collect()
-        }));
-        keep(firewall::owners_marked(place.host, mark).map(|owners| owners.into_iter().map(Leftover::Rules).collect()));
+    let listed = [
+        veth::host_ends(place.host, mark)
+            .map(|links| links.into_iter().map(|link| host_end(link, mark, &reserved)).collect()),
+        firewall::owners_marked(place.host, mark).map(|owners| owners.into_iter().map(Leftover::Rules).collect()),
+        device_info_files(place.device_info),
+        Ok(reserved.iter().map(reservation).collect()),
+        vxlan_device::unused(place.host, place.state_dir)
+            .map(|vnis| vnis.into_iter().map(|(vni, names)| Leftover::Vxlan { vni, names }).collect()),
+    ];
+    let mut found: Vec<Leftover> = Vec::new();
+    for list in listed {
+        match list {
+            Ok(list) => found.extend(list),
+            Err(error) => errors.push(error),
+        }
     }
-    keep(device_info_files(place.device_info).map(|files| files.into_iter().map(Leftover::DeviceInfo).collect()));
-    keep(Ok(reserved
-        .into_iter()
-        .map(|(ipam::store::Owner { container_id, interface }, addresses)| Leftover::Reservation {
-            container_id,
-            interface,
-            addresses,
-        })
-        .collect()));
-    let vnis = vxlan_device::unused(place.host, place.state_dir);
-    keep(vnis.map(|vnis| vnis.into_iter().map(|(vni, names)| Leftover::Vxlan { vni, names }).collect()));
     found
 }
 
-fn device_info_files(folder: &Path) -> Result<Vec<DeviceInfo>, CniError> {
+/// A host's end says nothing of its container by itself; addresses that are still reserved may.
+fn host_end(link: Link, mark: Mark, reserved: &[Reserved]) -> Leftover {
+    let is_its = |(owner, _): &&Reserved| link.mac == Some(mark.host_mac(&owner.container_id, &owner.interface));
+    let container_id = reserved.iter().find(is_its).map(|(owner, _)| owner.container_id.clone()).unwrap_or_default();
+    Leftover::Link { link, container_id }
+}
+
+fn reservation((owner, addresses): &Reserved) -> Leftover {
+    let (container_id, interface) = (owner.container_id.clone(), owner.interface.clone());
+    Leftover::Reservation { container_id, interface, addresses: addresses.clone() }
+}
+
+fn device_info_files(folder: &Path) -> Result<Vec<Leftover>, CniError> {
     let entries = match fs::read_dir(folder) {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
         entries => entries.map_err(|e| CniError::new(code::IO, format!("read {}: {e}", folder.display())))?,
     };
-    Ok(entries.flatten().filter_map(|entry| DeviceInfo::of_file(entry.file_name().to_str()?)).collect())
+    let files = entries.flatten().filter_map(|entry| DeviceInfo::of_file(entry.file_name().to_str()?));
+    Ok(files.map(Leftover::DeviceInfo).collect())
 }
 
 /// What records, orphans among them, speak of.
@@ -114,7 +116,7 @@ pub(super) struct Held<'a> {
 
 impl<'a> Held<'a> {
     pub(super) fn by(state_dir: &Path, records: impl Iterator<Item = &'a Stored>) -> Self {
-        let mark = Mark::of(state_dir);
+        let mark = mark_of(state_dir);
         let mut held = Self::default();
         for stored in records {
             match stored {
@@ -197,14 +199,13 @@ impl Leftover {
                     (&now.name, now.mac, now.group, now.parent) == (&link.name, link.mac, link.group, link.parent)
                 })
             }
-            Self::Rules(owner) => Mark::of(place.state_dir)
+            Self::Rules(owner) => mark_of(place.state_dir)
                 .and_then(|mark| firewall::owners_marked(place.host, mark).ok())
                 .is_some_and(|owners| owners.contains(owner)),
             Self::DeviceInfo(file) => self.path(place, file).exists(),
             Self::Reservation { container_id, interface, .. } => {
-                let is_its = |(owner, _): &(ipam::store::Owner, _)| {
-                    owner.container_id == *container_id && owner.interface == *interface
-                };
+                let is_its =
+                    |(owner, _): &Reserved| (&owner.container_id, &owner.interface) == (container_id, interface);
                 ipam::recorded(place.state_dir).iter().any(is_its)
             }
             Self::Vxlan { vni, .. } => {
@@ -266,13 +267,17 @@ impl Leftover {
     }
 }
 
+fn mark_of(state_dir: &Path) -> Option<Mark> {
+    Records::of(state_dir).mark()
+}
+
 fn host_interface(name: &str) -> String {
     format!("host interface {name}")
 }
 
 /// An address is given back only when no link can use it any more.
 fn no_link_uses_it(place: Place<'_>, container_id: &str, interface: &str) -> Result<(), CniError> {
-    let Some(mark) = Mark::of(place.state_dir) else { return Ok(()) };
+    let Some(mark) = mark_of(place.state_dir) else { return Ok(()) };
     let mac = mark.host_mac(container_id, interface);
     match veth::host_ends(place.host, mark)?.into_iter().find(|link| link.mac == Some(mac)) {
         None => Ok(()),

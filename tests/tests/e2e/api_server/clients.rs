@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use futures_util::{StreamExt, TryStreamExt};
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::api::{ListParams, Patch, PatchParams, WatchEvent, WatchParams};
+use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::core::PartialObjectMeta;
-use kube::{Api, Error, ResourceExt};
+use kube::{Api, Client, Config, Error, ResourceExt};
 use musubi_crds::NetworkAttachmentDefinition;
 use musubi_tests::api_server::{Fault, Rule};
 use serde_json::json;
@@ -29,6 +30,8 @@ fn code(error: Error) -> u16 {
 fn objects_are_read_whole_or_by_their_metadata() {
     let server = Server::start();
     let stored = server.api().create(&pod("p", "node1"));
+    let client = server.cluster.client();
+    assert_eq!(server.cluster.run(async move { client.apiserver_version().await.unwrap() }).minor, "36");
     let pods = pods(&server);
     let (whole, part, none) = server.cluster.run(async move {
         let none = pods.get_opt("other").await.unwrap();
@@ -206,6 +209,25 @@ fn each_fault_reaches_the_client() {
     }
 }
 
+#[test]
+fn each_kubeconfig_has_a_token_of_its_own() {
+    let server = Server::start();
+    let folder = tempfile::tempdir().unwrap();
+    let kubeconfig = Kubeconfig::read_from(server.cluster.kubeconfig(folder.path())).unwrap();
+    let token = std::fs::read_to_string(folder.path().join("token")).unwrap();
+    let get = move |kubeconfig: Kubeconfig| async move {
+        let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.unwrap();
+        let nodes: Api<Node> = Api::all(Client::try_from(config).unwrap());
+        nodes.list(&ListParams::default()).await
+    };
+    server.cluster.run(get(kubeconfig.clone())).unwrap();
+    server.api().revoke_token(&token);
+    assert_eq!(code(server.cluster.run(get(kubeconfig.clone())).unwrap_err()), 401);
+    std::fs::write(folder.path().join("token"), server.api().issue_token()).unwrap();
+    server.cluster.run(get(kubeconfig)).unwrap();
+    server.cluster.create_pod("node1", "p", &[]);
+}
+
 /// What runs on either cluster: here on ours, with `MUSUBI_TEST_KUBECONFIG` on a real one.
 #[test]
 fn a_cluster_is_used_by_its_api_alone() {
@@ -213,6 +235,9 @@ fn a_cluster_is_used_by_its_api_alone() {
     let created = cluster.create_pod("musubi-test-node", "p", &[("k8s.v1.cni.cncf.io/networks", "net")]);
     assert_eq!(cluster.pod("p").unwrap().uid(), created.uid());
     assert_eq!(cluster.wait_for_annotation("p", "k8s.v1.cni.cncf.io/networks"), "net");
+    cluster.annotate("p", "other", Some("1"));
+    assert_eq!(cluster.annotation("p", "other").as_deref(), Some("1"));
+    cluster.annotate("p", "other", None);
     assert_eq!(cluster.annotation("p", "other"), None);
     cluster.create_definition("net", &json!({"type": "bridge"}));
     assert_eq!(cluster.definition("net").unwrap().config(), Some(r#"{"type":"bridge"}"#));

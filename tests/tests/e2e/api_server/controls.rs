@@ -46,6 +46,19 @@ fn a_dropped_request_has_an_effect_or_none_as_said() {
 }
 
 #[test]
+fn a_watch_can_break_in_the_middle_or_be_refused() {
+    let server = Server::start();
+    server.api().create(&pod("p", "node1"));
+    server.api().inject(Rule::once(Fault::Half).path("watch=1"));
+    server.watch("/api/v1/pods", "").ended();
+    server.api().inject(Rule::once(Fault::Gone).path("watch=1"));
+    let event = server.watch("/api/v1/pods", "").next();
+    assert_eq!((&event["type"], &event["object"]["reason"]), (&json!("ERROR"), &json!("Expired")));
+    server.api().inject(Rule::once(Fault::Gone));
+    assert_eq!(server.get("/api/v1/pods").refused().0, 410, "a list is refused by its status");
+}
+
+#[test]
 fn answers_are_late_or_never_come() {
     let server = Server::start();
     server.api().inject(Rule::once(Fault::Delay(Duration::from_millis(120))));

@@ -1,5 +1,6 @@
 //! A server, and requests to it as they are on the wire.
 
+use std::path::Path;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 use musubi_tests::api_server::ApiServer;
 use musubi_tests::cluster::Cluster;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 pub const JSON: &str = "application/json";
 pub const JSON_PATCH: &str = "application/json-patch+json";
@@ -212,4 +213,39 @@ pub fn definition(name: &str) -> Value {
 /// Changes of annotations.
 pub fn annotations(annotations: Value) -> Value {
     json!({"metadata": {"annotations": annotations}})
+}
+
+/// A recording of a real server.
+pub fn recording(name: &str) -> Value {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("data/kubernetes-api").join(name);
+    serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap()
+}
+
+/// Compares what does not differ from server to server.
+#[track_caller]
+pub fn same_but_for_identity(what: &str, found: &Value, wanted: &Value) {
+    let [found, wanted] = [found, wanted].map(|value| without_identity(value.clone()));
+    assert_eq!(found, wanted, "{what}\nfound  {found}\nwanted {wanted}");
+}
+
+fn without_identity(value: Value) -> Value {
+    const OWN: [&str; 7] =
+        ["uid", "resourceVersion", "creationTimestamp", "time", "manager", "continue", "generateName"];
+    match value {
+        Value::Object(fields) => {
+            let is_generated = fields.contains_key("generateName");
+            let fields: Map<String, Value> = fields
+                .into_iter()
+                .filter(|(key, _)| !(is_generated && key == "name"))
+                .map(|(key, value)| {
+                    let is_own = OWN.contains(&key.as_str()) && value.is_string() && value != "";
+                    let value = if is_own { json!("…") } else { without_identity(value) };
+                    (key, value)
+                })
+                .collect();
+            fields.into()
+        }
+        Value::Array(values) => values.into_iter().map(without_identity).collect(),
+        other => other,
+    }
 }

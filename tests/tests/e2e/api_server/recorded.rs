@@ -4,10 +4,11 @@ use std::path::{Path, PathBuf};
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::fixture::{
-    APPLY, DEFINITIONS, JSON, JSON_PATCH, MERGE, PODS, STRATEGIC, Server, annotations, definition, pod,
+    APPLY, DEFINITIONS, JSON, JSON_PATCH, MERGE, PODS, STRATEGIC, Server, annotations, definition, pod, recording,
+    same_but_for_identity,
 };
 
 const UID: &str = "3e68678c-eed1-4977-b291-da926e4dbe72";
@@ -15,10 +16,6 @@ const OTHER_UID: &str = "00000000-0000-0000-0000-000000000000";
 
 fn data() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("data/kubernetes-api")
-}
-
-fn recording(name: &str) -> Value {
-    serde_json::from_slice(&std::fs::read(data().join(name)).unwrap()).unwrap()
 }
 
 #[test]
@@ -272,33 +269,4 @@ fn keys(value: &Value) -> Vec<&String> {
     let mut keys: Vec<&String> = value.as_object().unwrap().keys().collect();
     keys.sort();
     keys
-}
-
-/// Compares what does not differ from server to server.
-#[track_caller]
-fn same_but_for_identity(what: &str, found: &Value, wanted: &Value) {
-    let [found, wanted] = [found, wanted].map(|value| without_identity(value.clone()));
-    assert_eq!(found, wanted, "{what}\nfound  {found}\nwanted {wanted}");
-}
-
-fn without_identity(value: Value) -> Value {
-    const OWN: [&str; 7] =
-        ["uid", "resourceVersion", "creationTimestamp", "time", "manager", "continue", "generateName"];
-    match value {
-        Value::Object(fields) => {
-            let is_generated = fields.contains_key("generateName");
-            let fields: Map<String, Value> = fields
-                .into_iter()
-                .filter(|(key, _)| !(is_generated && key == "name"))
-                .map(|(key, value)| {
-                    let is_own = OWN.contains(&key.as_str()) && value.is_string() && value != "";
-                    let value = if is_own { json!("…") } else { without_identity(value) };
-                    (key, value)
-                })
-                .collect();
-            fields.into()
-        }
-        Value::Array(values) => values.into_iter().map(without_identity).collect(),
-        other => other,
-    }
 }

@@ -130,7 +130,8 @@ fn a_new_object_gets_its_identity() {
     assert_ne!(first["metadata"]["name"], second["metadata"]["name"]);
     assert_ne!(first["metadata"]["uid"], second["metadata"]["uid"]);
     assert_eq!(server.api().list("pods").len(), 2);
-    server.post(&format!("{PODS}?dryRun=All"), &pod("dry", "node1")).ok();
+    let dry = server.post(&format!("{PODS}?dryRun=All"), &pod("dry", "node1")).ok();
+    assert_eq!(dry["metadata"].get("resourceVersion"), None);
     assert_eq!(server.api().list("pods").len(), 2, "a dry run has no effect");
 }
 
