@@ -1,8 +1,9 @@
 # make demo   see it work            make test   run every test
 # make build  the static binary      make bench  measure it against its peers
 # make image  the container image
+# make test-cluster KUBECONFIG=FILE   the tests of the Kubernetes store on a real cluster
 .POSIX:
-.PHONY: build image demo test bench lint docs clean
+.PHONY: build image demo test test-cluster bench lint docs clean
 
 # In CI the lock file is the truth.
 LOCKED = $(if $(CI),--locked)
@@ -23,6 +24,14 @@ test:
 	cargo build $(LOCKED) --package musubi
 	cargo test $(LOCKED) --workspace
 	tests/as-nobody
+
+# As root on a node of the cluster, in the namespace musubi-test, which is removed at the end: one test after the other.
+test-cluster:
+	@test -n "$(KUBECONFIG)" || { echo "usage: make test-cluster KUBECONFIG=FILE" >&2; exit 2; }
+	@sh tests/setup.sh toolchain
+	cargo build $(LOCKED) --package musubi
+	MUSUBI_TEST_KUBECONFIG="$$(realpath "$(KUBECONFIG)")" \
+	    cargo test $(LOCKED) --package musubi-tests --test e2e kubernetes:: -- --test-threads 1 --nocapture
 
 bench: build
 	@sh tests/setup.sh

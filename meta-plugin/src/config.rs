@@ -225,7 +225,7 @@ impl Config {
     /// The version, the network's name or `cniDir` is wrong: without them no record is found.
     pub fn parse_for_del(conf: &NetConf) -> Result<Self, CniError> {
         const NEEDED: [&str; 3] = ["cniVersion", "name", "cniDir"];
-        const USEFUL: [&str; 4] = ["type", "manifestDir", "binDir", "agentSocket"];
+        const USEFUL: [&str; 5] = ["type", "manifestDir", "kubeconfig", "binDir", "agentSocket"];
         let problem = match Self::parse(conf) {
             Ok(config) => return Ok(config),
             Err(problem) => problem,

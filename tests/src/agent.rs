@@ -126,7 +126,9 @@ impl Agent {
         let script = r#"mount -t tmpfs tmpfs "$1" && shift && exec "$@""#;
         let hidden = hidden.display().to_string();
         let apart = ["unshare", "--mount", "sh", "-c", script, "sh", &hidden];
-        Self::start_by(node, config, &apart, |mut command| node.host.enter(|| command.spawn().expect("start the agent")))
+        Self::start_by(node, config, &apart, |mut command| {
+            node.host.enter(|| command.spawn().expect("start the agent"))
+        })
     }
 
     /// Starts an agent without waiting for it.

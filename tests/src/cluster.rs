@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use hyper::Request;
+use hyper::{Request, Uri};
 use k8s_openapi::api::core::v1::{Event, Pod};
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
@@ -19,6 +19,8 @@ use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
 use crate::api_server::ApiServer;
+use crate::netns::Netns;
+use crate::relay;
 
 /// The namespace of tests, on a real cluster and on ours.
 pub const NAMESPACE: &str = "musubi-test";
@@ -46,6 +48,8 @@ struct Access {
     /// In PEM.
     authority: Option<String>,
     token: String,
+    /// The name that the server's certificate has, where its address says another.
+    name: Option<String>,
 }
 
 impl Cluster {
@@ -62,6 +66,21 @@ impl Cluster {
         }
     }
 
+    /// As [`Self::start`], for programs of a node whose host is this namespace: our own server is served there, and a real one
+    /// reached from there.
+    ///
+    /// # Panics
+    /// When it cannot be reached.
+    #[must_use]
+    pub fn start_for(host: &Netns) -> Self {
+        if std::env::var_os("MUSUBI_TEST_KUBECONFIG").is_none() {
+            return host.enter(Self::start);
+        }
+        let mut cluster = Self::start();
+        cluster.access.lead_through(host);
+        cluster
+    }
+
     /// A cluster of our own behind a given server.
     ///
     /// # Panics
@@ -72,6 +91,7 @@ impl Cluster {
             server: server.url(),
             authority: server.authority().map(str::to_owned),
             token: server.issue_token(),
+            name: None,
         };
         let folder = tempfile::tempdir().expect("a temporary folder");
         let kubeconfig = access.write(folder.path());
@@ -89,7 +109,7 @@ impl Cluster {
         let authority = config.root_cert.map(|certificates| certificates.iter().map(|der| pem(der)).collect());
         let server = config.cluster_url.to_string().trim_end_matches('/').to_owned();
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let access = Access { server, authority, token };
+        let access = Access { server, authority, token, name: None };
         Self { fake: None, runtime: Some(runtime), client, access, _folder: folder }
     }
 
@@ -315,12 +335,24 @@ impl Drop for Cluster {
 }
 
 impl Access {
+    /// Has the server reached from inside a namespace that is connected to nothing.
+    fn lead_through(&mut self, inside: &Netns) {
+        let url: Uri = self.server.parse().expect("the server's URL");
+        let (host, scheme) = (url.host().expect("a host"), url.scheme_str().unwrap_or("https"));
+        let port = url.port_u16().unwrap_or(443);
+        self.server = format!("{scheme}://{}", relay::open(inside, format!("{host}:{port}")));
+        self.name = Some(host.trim_matches(['[', ']']).to_owned());
+    }
+
     fn write(&self, folder: &Path) -> PathBuf {
         let (file, token) = (folder.join("kubeconfig"), folder.join("token"));
         std::fs::write(&token, &self.token).expect("a token file");
         let mut cluster = json!({"server": self.server});
         if let Some(authority) = &self.authority {
             cluster["certificate-authority-data"] = STANDARD.encode(authority).into();
+        }
+        if let Some(name) = &self.name {
+            cluster["tls-server-name"] = name.as_str().into();
         }
         let config = json!({
             "apiVersion": "v1", "kind": "Config", "current-context": "musubi",

@@ -12,5 +12,6 @@ pub mod mutations;
 pub mod netns;
 pub mod node;
 pub mod recorded;
+pub mod relay;
 pub mod sandboxes;
 pub mod vm;

@@ -12,8 +12,6 @@ use super::watch::Sink;
 use crate::store::kubernetes::{Cache, pod_of};
 use crate::store::{Definition, Event, MIRROR_ANNOTATION, Pod, PodQuery};
 
-/// How long after the last event or bookmark a watch counts as live.
-const LIVE: Duration = Duration::from_secs(60);
 /// The annotations that planning reads; all others are forgotten.
 const KEPT: [&str; 4] =
     [NETWORKS_ANNOTATION, DEFAULT_NETWORK_ANNOTATION, MIRROR_ANNOTATION, "kubernetes.io/config.source"];
@@ -24,6 +22,7 @@ const OWN: &str = "musubi.dev/";
 pub struct ClusterCache {
     pods: Arc<Mutex<Table<Pod>>>,
     definitions: Arc<Mutex<Table<Definition>>>,
+    live: Duration,
     send: Box<dyn Fn(Pod, Vec<Event>) + Send + Sync>,
 }
 
@@ -41,19 +40,11 @@ pub struct Freshness {
     pub age: Option<Duration>,
 }
 
-impl Freshness {
-    /// Whether what is remembered counts.
-    #[must_use]
-    pub fn is_live(&self) -> bool {
-        self.age.is_some_and(|age| age <= LIVE)
-    }
-}
-
 impl ClusterCache {
-    /// An empty cache; Events go to `send`.
+    /// An empty cache, which counts for `live` after the server's last event or bookmark; Events go to `send`.
     #[must_use]
-    pub fn new(send: impl Fn(Pod, Vec<Event>) + Send + Sync + 'static) -> Self {
-        Self { pods: Arc::default(), definitions: Arc::default(), send: Box::new(send) }
+    pub fn new(live: Duration, send: impl Fn(Pod, Vec<Event>) + Send + Sync + 'static) -> Self {
+        Self { pods: Arc::default(), definitions: Arc::default(), live, send: Box::new(send) }
     }
 
     /// Where a watch of this node's pods goes.
@@ -84,14 +75,14 @@ impl ClusterCache {
 impl Cache for ClusterCache {
     fn pod(&self, asked: &PodQuery<'_>) -> Option<Pod> {
         let table = lock(&self.pods);
-        let pod = table.live()?.get(&key(asked.namespace, asked.name))?;
+        let pod = table.if_heard_within(self.live)?.get(&key(asked.namespace, asked.name))?;
         let uid = asked.uid?;
         let is_it = pod.uid == uid || pod.annotations.get(MIRROR_ANNOTATION).is_some_and(|mirrored| mirrored == uid);
         is_it.then(|| pod.clone())
     }
 
     fn network(&self, namespace: &str, name: &str) -> Option<Definition> {
-        lock(&self.definitions).live()?.get(&key(namespace, name)).cloned()
+        lock(&self.definitions).if_heard_within(self.live)?.get(&key(namespace, name)).cloned()
     }
 
     fn send_later(&self, pod: &Pod, events: Vec<Event>) {
@@ -131,8 +122,8 @@ impl<T> Table<T> {
         Freshness { objects: self.objects.len(), age: self.heard.map(|heard| heard.elapsed()) }
     }
 
-    fn live(&self) -> Option<&HashMap<String, T>> {
-        self.freshness().is_live().then_some(&self.objects)
+    fn if_heard_within(&self, time: Duration) -> Option<&HashMap<String, T>> {
+        self.heard.is_some_and(|heard| heard.elapsed() <= time).then_some(&self.objects)
     }
 }
 
@@ -166,7 +157,8 @@ mod tests {
 
     #[test]
     fn a_pod_counts_with_its_uid_and_while_the_watch_is_live() {
-        let cache = ClusterCache::new(|_, _| ());
+        let live = Duration::from_secs(60);
+        let cache = ClusterCache::new(live, |_, _| ());
         let sink = cache.follow_pods();
         sink.replace(vec![("ns/a".to_owned(), pod("1", &[(NETWORKS_ANNOTATION, "n"), ("big", "x")]))]);
         assert_eq!(cache.pod(&asked("a", Some("1"))), None, "nothing was heard yet");
@@ -180,7 +172,7 @@ mod tests {
         assert_eq!(cache.pod(&asked("static", Some("kubelet"))).unwrap().uid, "api", "the PATCH needs the mirror's");
         sink.remove("ns/a");
         assert_eq!(cache.pod(&asked("a", Some("1"))), None);
-        lock(&cache.pods).heard = Instant::now().checked_sub(LIVE + Duration::from_secs(1));
+        lock(&cache.pods).heard = Instant::now().checked_sub(live + Duration::from_secs(1));
         assert_eq!(cache.pod(&asked("static", Some("kubelet"))), None, "silence for over a minute");
     }
 }

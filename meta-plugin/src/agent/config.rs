@@ -34,6 +34,7 @@ const KEYS: &[&str] = &[
     "memoryLimit",
     "logFormat",
     "eventsPerSecond",
+    "cacheSeconds",
     "hostMountNamespace",
     "nodeName",
 ];
@@ -105,6 +106,8 @@ pub struct AgentConfig {
     pub memory_limit: Option<u64>,
     /// Events that are sent each second at most.
     pub events_per_second: u32,
+    /// How long what is remembered of the API counts after the server's last word of it.
+    pub cache: Duration,
     /// The mount namespace of the host; `None`: the agent stays in its own.
     pub host_mount_namespace: Option<PathBuf>,
     /// The node's name in Kubernetes, where the configuration says it; see [`Self::node_name`].
@@ -161,6 +164,7 @@ impl AgentConfig {
             events_per_second: view
                 .uint("eventsPerSecond", 0..=10_000)?
                 .map_or(50, |n| u32::try_from(n).unwrap_or(u32::MAX)),
+            cache: Duration::from_secs(view.uint("cacheSeconds", 1..=3600)?.unwrap_or(60)),
             host_mount_namespace: host_mount_namespace(&view)?,
             configured_node_name: view.text("nodeName")?.map(str::to_owned),
             plugin_keys,

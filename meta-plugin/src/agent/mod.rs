@@ -164,8 +164,9 @@ async fn serve(config: Arc<AgentConfig>, mounts: HostMounts, kept: Kept) -> anyh
     });
     if let Some(cluster) = &agent.cluster {
         let pods = PodsOfNode { node: agent.config.node_name() };
-        tokio::spawn(follow(Arc::clone(&cluster.connection), pods, cluster.cache.follow_pods()));
-        tokio::spawn(follow(Arc::clone(&cluster.connection), Definitions, cluster.cache.follow_definitions()));
+        let live = agent.config.cache;
+        tokio::spawn(follow(Arc::clone(&cluster.connection), pods, cluster.cache.follow_pods(), live));
+        tokio::spawn(follow(Arc::clone(&cluster.connection), Definitions, cluster.cache.follow_definitions(), live));
     }
     if agent.mounts.problem().is_none() {
         keep_credentials(&agent.config, &kept);
@@ -223,7 +224,7 @@ fn cluster(config: &AgentConfig, kept: &Kept, metrics: &Arc<Metrics>) -> Option<
     });
     let connection = Arc::new(Connection::on(Handle::current(), source, Some(observer)));
     let send = events::sender(Arc::clone(&connection), config.events_per_second, Arc::clone(metrics));
-    Some(Cluster { connection, cache: Arc::new(ClusterCache::new(send)) })
+    Some(Cluster { connection, cache: Arc::new(ClusterCache::new(config.cache, send)) })
 }
 
 /// The plugin on the host has no service account: it reads the agent's, as files.

@@ -18,11 +18,8 @@ use crate::store::kubernetes::connection::{Failure, Patience, failure_of};
 use crate::store::kubernetes::{Connection, definition_of};
 use crate::store::{Definition, Pod};
 
-/// How long the server keeps a watch open, in seconds. It sends a bookmark before it ends, so that one comes within the
-/// minute that makes what we remember count.
-const WATCH_SECONDS: u32 = 50;
-/// How much longer than that silence may last before the connection counts as dead.
-const SILENCE: Duration = Duration::from_secs(WATCH_SECONDS as u64 + 5);
+/// How much longer than a watch silence may last before the connection counts as dead.
+const SILENCE: Duration = Duration::from_secs(5);
 /// Objects a page of a list.
 const PAGE: u32 = 250;
 /// Pauses after failures: the first, and the longest.
@@ -145,14 +142,20 @@ impl From<kube::Error> for Interruption {
     }
 }
 
-/// Follows objects for ever.
-pub async fn follow<F: Followed>(connection: Arc<Connection>, followed: F, sink: impl Sink<F::Kept>) {
-    let mut follower = Follower { connection, followed, sink, version: None, streaming: true };
+/// Follows objects for ever. What is remembered of them counts for `live` after the server's last word.
+pub async fn follow<F: Followed>(connection: Arc<Connection>, followed: F, sink: impl Sink<F::Kept>, live: Duration) {
+    // The server sends a bookmark before a watch ends, so that one comes while what we remember still counts.
+    let watch_time = Duration::from_secs((live * 5 / 6).as_secs().max(1));
+    let mut follower = Follower { connection, followed, sink, watch_time, version: None, streaming: true };
     let mut pause = PAUSES[0];
     loop {
         let began = Instant::now();
         let interruption = match follower.advance().await {
-            Ok(()) => continue,
+            Ok(()) => {
+                // A server that ends each watch at once is not asked without pause.
+                tokio::time::sleep(PAUSES[0].saturating_sub(began.elapsed())).await;
+                continue;
+            }
             Err(interruption) => interruption,
         };
         match interruption {
@@ -162,7 +165,13 @@ pub async fn follow<F: Followed>(connection: Arc<Connection>, followed: F, sink:
                 follower.streaming = false;
                 continue;
             }
-            Interruption::Failed(failure) => tracing::warn!("watch of {}: {failure}", F::WHAT),
+            Interruption::Failed(failure) => {
+                tracing::warn!("watch of {}: {failure}", F::WHAT);
+                // Credentials, the server's address and its authority may all be others by now.
+                if matches!(failure, Failure::Credentials(_) | Failure::Away(_)) {
+                    follower.connection.forget();
+                }
+            }
         }
         if began.elapsed() > PAUSES[1] {
             pause = PAUSES[0];
@@ -176,6 +185,8 @@ struct Follower<F: Followed, S> {
     connection: Arc<Connection>,
     followed: F,
     sink: S,
+    /// How long the server keeps a watch open.
+    watch_time: Duration,
     version: Option<String>,
     streaming: bool,
 }
@@ -189,7 +200,7 @@ impl<F: Followed, S: Sink<F::Kept>> Follower<F, S> {
         let client = self.connection.client().await.map_err(Interruption::Failed)?;
         let mut params = WatchParams {
             field_selector: self.followed.field_selector(),
-            timeout: Some(WATCH_SECONDS),
+            timeout: u32::try_from(self.watch_time.as_secs()).ok(),
             ..WatchParams::default()
         };
         let mut initial = None;
@@ -198,11 +209,13 @@ impl<F: Followed, S: Sink<F::Kept>> Follower<F, S> {
             initial = Some(Vec::new());
         }
         let version = self.version.clone().unwrap_or_default();
-        let opened = tokio::time::timeout(SILENCE, self.followed.watch(client, params, &version)).await;
-        let opened = opened.map_err(|_| silent())?;
-        let mut events = opened.map_err(|error| self.interruption(error, initial.is_some()))?;
+        let longest = self.watch_time + SILENCE;
+        let opened = tokio::time::timeout(longest, self.followed.watch(client, params, &version)).await;
+        let opened = opened.map_err(|_| silence(longest))?;
+        let mut events = opened.map_err(|error| Self::interruption(error, initial.is_some()))?;
         loop {
-            let next = tokio::time::timeout(SILENCE, events.next()).await.map_err(|_| silent())?;
+            let next = tokio::time::timeout(longest, events.next()).await;
+            let next = next.map_err(|_| silence(longest))?;
             let Some(event) = next else {
                 // A server that knows nothing of streaming lists never ends one.
                 return if initial.is_some() {
@@ -211,7 +224,7 @@ impl<F: Followed, S: Sink<F::Kept>> Follower<F, S> {
                     Ok(())
                 };
             };
-            let event = event.map_err(|error| self.interruption(error, initial.is_some()))?;
+            let event = event.map_err(|error| Self::interruption(error, initial.is_some()))?;
             self.take(event, &mut initial)?;
         }
     }
@@ -243,7 +256,7 @@ impl<F: Followed, S: Sink<F::Kept>> Follower<F, S> {
                 }
                 Some(bookmark.metadata.resource_version)
             }
-            WatchEvent::Error(status) => return Err(self.interruption(kube::Error::Api(status), initial.is_some())),
+            WatchEvent::Error(status) => return Err(Self::interruption(kube::Error::Api(status), initial.is_some())),
         };
         if initial.is_none() {
             self.version = version.or(self.version.take());
@@ -253,18 +266,12 @@ impl<F: Followed, S: Sink<F::Kept>> Follower<F, S> {
     }
 
     /// Refusals of a streaming list come as an answer or inside the stream; only what may pass is no refusal.
-    fn interruption(&self, error: kube::Error, is_list: bool) -> Interruption {
+    fn interruption(error: kube::Error, is_list: bool) -> Interruption {
         match error {
             kube::Error::Api(status) if is_list && !matches!(status.code, 401 | 403 | 410 | 429 | 503 | 504) => {
                 Interruption::NoStreamingLists(status.message)
             }
-            error => {
-                let interruption = error.into();
-                if matches!(interruption, Interruption::Failed(Failure::Credentials(_))) {
-                    self.connection.forget();
-                }
-                interruption
-            }
+            error => error.into(),
         }
     }
 
@@ -273,7 +280,11 @@ impl<F: Followed, S: Sink<F::Kept>> Follower<F, S> {
         let mut params = ListParams { field_selector: self.followed.field_selector(), ..ListParams::default() };
         params = params.limit(PAGE);
         let version = loop {
-            let patience = Patience { deadline: Instant::now() + SILENCE, once: false, cancel: Cancel::default() };
+            let patience = Patience {
+                deadline: Instant::now() + self.watch_time + SILENCE,
+                once: false,
+                cancel: Cancel::default(),
+            };
             let page = self.connection.request("list", &patience, |client| self.followed.list(client, params.clone()));
             let page = page.await.map_err(|failure| match failure.status() {
                 410 => Interruption::Expired,
@@ -296,6 +307,6 @@ fn name_of(object: &impl ResourceExt) -> String {
     format!("{}/{}", object.namespace().unwrap_or_default(), object.name_any())
 }
 
-fn silent() -> Interruption {
-    Interruption::Failed(Failure::Away(format!("silence for {} s", SILENCE.as_secs())))
+fn silence(time: Duration) -> Interruption {
+    Interruption::Failed(Failure::Away(format!("silence for {} s", time.as_secs())))
 }

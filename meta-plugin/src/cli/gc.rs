@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clap::Args;
@@ -9,8 +10,10 @@ use musubi_delegates::netns::Namespace;
 use serde_json::json;
 
 use super::{Format, StateDir, print, print_json, short_id, table};
+use crate::cancel::Cancel;
 use crate::engine::gc::{DEVICE_INFO, Finding, Outcome, Place, Reality};
-use crate::store::{DirectoryStore, Store};
+use crate::store::kubernetes::{Connection, Source};
+use crate::store::{DirectoryStore, KubernetesStore, Store};
 
 /// How long the release of one finding may take.
 const RELEASE_TIME: Duration = Duration::from_secs(90);
@@ -26,9 +29,12 @@ pub struct Options {
     /// Only what earlier operations could not finish: orphans of DEL, and statuses that were not written
     #[arg(long, hide = true)]
     unfinished_only: bool,
-    /// Where those statuses go
+    /// Where those statuses go: a folder of manifests
     #[arg(long, hide = true)]
     manifests: Option<PathBuf>,
+    /// Where those statuses go: a cluster
+    #[arg(long, hide = true, conflicts_with = "manifests")]
+    kubeconfig: Option<PathBuf>,
     /// The folder of device-info files
     #[arg(long, hide = true, value_name = "DIR", default_value = DEVICE_INFO)]
     device_info: PathBuf,
@@ -39,12 +45,12 @@ pub struct Options {
 
 pub(super) fn run(options: &Options) -> anyhow::Result<ExitCode> {
     let host = Namespace::current()?;
-    let store = options.manifests.as_deref().map(DirectoryStore::empty);
+    let store = store(options)?;
     let place = Place {
         state_dir: &options.state.state_dir,
         device_info: &options.device_info,
         host: &host,
-        store: store.as_ref().map(|store| store as &dyn Store),
+        store: store.as_deref(),
     };
     let (found, mut failures) = look(options, place)?;
     let mut shown = Vec::with_capacity(found.len());
@@ -67,6 +73,17 @@ pub(super) fn run(options: &Options) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     anyhow::bail!("{}", failures.join("\n"))
+}
+
+/// Where statuses go that are still to be written.
+fn store(options: &Options) -> anyhow::Result<Option<Box<dyn Store>>> {
+    if let Some(folder) = &options.manifests {
+        return Ok(Some(Box::new(DirectoryStore::empty(folder))));
+    }
+    let Some(file) = &options.kubeconfig else { return Ok(None) };
+    let connection = Arc::new(Connection::alone(Source::Kubeconfig(file.clone()))?);
+    let until = Instant::now() + RELEASE_TIME;
+    Ok(Some(Box::new(KubernetesStore::new(connection, None, until, Cancel::default()))))
 }
 
 /// What was left behind, and what could not be looked at.

@@ -292,6 +292,7 @@ impl Operation<'_> {
         let errors = teardown.run();
         let Some(first) = errors.first() else {
             self.take_status_back(&record);
+            pending::forget(&self.config.cni_dir, &record.key());
             return match records.remove(&record.key()) {
                 Ok(()) => error,
                 Err(e) => undo_incomplete(&error, &e),

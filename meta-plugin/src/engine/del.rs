@@ -10,7 +10,7 @@ use musubi_delegates::registry::Runs;
 use musubi_delegates::standalone;
 
 use super::caller::Step;
-use super::{Operation, Target, by_name, joined, withdraw};
+use super::{Operation, Target, by_name, joined, pending, withdraw};
 use crate::devices::Devices;
 use crate::networks;
 use crate::plan;
@@ -46,6 +46,9 @@ impl Operation<'_> {
         if let Some(Stored::Whole(record)) = &stored {
             // The links of all of them go at once: each takes as long as all.
             record.attachments.iter().for_each(|attached| self.caller.note(Step::of(attached, started.elapsed())));
+        }
+        if matches!(&stored, Some(Stored::Whole(record)) if record.status_pending) {
+            pending::forget(&self.config.cni_dir, &key);
         }
         let pod = self.pod_of(stored.as_ref());
         let written = match &stored {

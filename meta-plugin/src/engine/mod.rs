@@ -158,8 +158,10 @@ fn tidy_up(config: &Config) {
     let Ok(program) = std::env::current_exe() else { return };
     let mut command = process::Command::new(program);
     command.args(["gc", "--unfinished-only", "--state-dir"]).arg(&config.cni_dir);
-    if let Some(folder) = &config.manifest_dir {
-        command.arg("--manifests").arg(folder);
+    match (&config.manifest_dir, &config.kubeconfig) {
+        (Some(folder), _) => drop(command.arg("--manifests").arg(folder)),
+        (None, Some(file)) => drop(command.arg("--kubeconfig").arg(file)),
+        (None, None) => {}
     }
     command.env_remove("CNI_COMMAND").process_group(0);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());

@@ -77,14 +77,18 @@ pub(super) fn write(
         record.status_pending = false;
         records.write(&record, false)?;
     }
-    let mark = mark(state_dir, key);
-    mutation::before("pending.remove", mark.display());
-    // A mark that stays is looked at again, nothing more.
-    let _ = fs::remove_file(mark);
+    forget(state_dir, key);
     if is_gone {
         lock.remove();
     }
     Ok(())
+}
+
+/// Takes a mark away. One that stays is looked at again, nothing more.
+pub(super) fn forget(state_dir: &Path, key: &Key) {
+    let mark = mark(state_dir, key);
+    mutation::before("pending.remove", mark.display());
+    let _ = fs::remove_file(mark);
 }
 
 fn mark(state_dir: &Path, key: &Key) -> PathBuf {

@@ -3,10 +3,12 @@
 
 pub mod connection;
 mod event;
+mod refusal;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::future::try_join_all;
 use hyper::header::{ACCEPT, HeaderValue};
 use k8s_openapi::api::core::v1::{Event as KubernetesEvent, Pod as KubernetesPod};
 use kube::api::{Patch, PatchParams, PostParams};
@@ -133,12 +135,9 @@ impl Store for KubernetesStore {
             return cache.send_later(pod, events);
         }
         let patience = self.little_patience();
-        for event in &events {
-            let sent = self.connection.wait_for(send_event(&self.connection, &patience, pod, event));
-            if let Err(failure) = sent {
-                tracing::debug!("event {} of pod {}: {failure}", event.reason, pod.key());
-                return;
-            }
+        let sending = events.iter().map(|event| send_event(&self.connection, &patience, pod, event));
+        if let Err(failure) = self.connection.wait_for(try_join_all(sending)) {
+            tracing::debug!("events of pod {}: {failure}", pod.key());
         }
     }
 

@@ -19,6 +19,8 @@ pub struct Served {
     pub query: String,
     /// `Content-Type`.
     pub content_type: String,
+    /// `Accept`.
+    pub accept: String,
     /// `User-Agent`.
     pub user_agent: String,
     /// The body.

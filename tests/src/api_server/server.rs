@@ -147,6 +147,7 @@ async fn exchange(shared: Arc<Shared>, request: hyper::Request<Incoming>) -> Res
         path: request.path.clone(),
         query: head.uri.query().unwrap_or_default().to_owned(),
         content_type: request.header("content-type").to_owned(),
+        accept: request.header("accept").to_owned(),
         user_agent: request.header("user-agent").to_owned(),
         body: request.body.clone(),
         status: None,

@@ -19,6 +19,7 @@ mod host_mounts;
 mod image;
 mod install;
 mod kill;
+mod kubernetes;
 mod lifecycle;
 mod multus;
 mod oracle;

@@ -8,12 +8,15 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use kube::client::ClientBuilder;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::core::Status;
 use kube::{Client, Config};
 use musubi_delegates::cni::{CniError, code};
 use tokio::runtime::{Handle, Runtime};
+use tower::util::MapResponseLayer;
 
+use super::refusal;
 use crate::cancel::{self, Cancel};
 
 /// The first pause between two tries; each is twice the one before.
@@ -87,7 +90,7 @@ impl Failure {
             }
             Self::Refused(status) => match status.code {
                 403 => (code::CONFIG, "give musubi's service account the role of deploy/rbac.yaml"),
-                429 | 500.. => (code::TRY_AGAIN, "the API server is overloaded; the runtime tries again"),
+                408 | 409 | 429 | 500.. => (code::TRY_AGAIN, "the API server is overloaded; the runtime tries again"),
                 _ => (code::CONFIG, ""),
             },
         };
@@ -193,7 +196,11 @@ impl Connection {
             };
             let pause = match &failure {
                 Failure::Refused(status) if is_passing(status.code) => pauses.after(status),
-                Failure::Away(_) => pauses.next(),
+                Failure::Away(_) => {
+                    // It may be reached by another address, or under another authority, since.
+                    self.forget();
+                    pauses.next()
+                }
                 Failure::Credentials(_) if refused < CREDENTIAL_TRIES => {
                     self.forget();
                     refused += 1;
@@ -221,6 +228,9 @@ impl Connection {
         request: &impl Fn(Client) -> F,
     ) -> Result<T, Failure> {
         let left = patience.deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(Failure::Away("it was not asked, for the operation's time is over".to_owned()));
+        }
         let limit = if patience.once { left } else { (left / 2).max(SHORTEST_TRY).min(left) };
         let started = Instant::now();
         let work = async {
@@ -229,11 +239,7 @@ impl Connection {
         };
         let outcome = match tokio::time::timeout(limit, work).await {
             Ok(outcome) => outcome,
-            Err(_) => {
-                // Whatever is in the connection pool may be dead: the next try makes a new one.
-                self.forget();
-                Err(Failure::Away(format!("nothing came within {:.1} s", limit.as_secs_f64())))
-            }
+            Err(_) => Err(Failure::Away(format!("nothing came within {:.1} s", limit.as_secs_f64()))),
         };
         if let Some(observer) = &self.observer {
             observer(verb, started.elapsed(), outcome.as_ref().err().map_or(200, Failure::status));
@@ -252,7 +258,8 @@ impl Connection {
         }
         // kube takes the process's TLS provider; the first to set it wins, and ours is the same each time.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let client = Client::try_from(self.config().await?).map_err(failure_of)?;
+        let builder = ClientBuilder::try_from(self.config().await?).map_err(failure_of)?;
+        let client = builder.with_layer(&MapResponseLayer::new(refusal::as_status)).build();
         *self.client.lock().unwrap_or_else(PoisonError::into_inner) = Some(client.clone());
         Ok(client)
     }
