@@ -93,7 +93,7 @@ fn the_work_is_done_without_it_when_it_does_not_answer() {
         ("it sees another state folder", |scene, config| {
             // A container's own mounts, say, with the same paths and other files.
             let agent = Agent::start_apart(&scene.node, config, &scene.node.state());
-            assert_eq!(agent.get("/readyz").status, 200);
+            agent.until("it is ready", |agent| agent.get("/readyz").status == 200);
             Some(agent)
         }),
         ("something else listens there", |scene, _| {
