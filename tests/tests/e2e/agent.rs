@@ -93,7 +93,7 @@ fn the_work_is_done_without_it_when_it_does_not_answer() {
         ("it sees another state folder", |scene, config| {
             // A container's own mounts, say, with the same paths and other files.
             let agent = Agent::start_apart(&scene.node, config, &scene.node.state());
-            assert_eq!(agent.get("/readyz").status, 200);
+            agent.until("ready", |agent| agent.get("/readyz").status == 200);
             Some(agent)
         }),
         ("something else listens there", |scene, _| {
@@ -123,7 +123,8 @@ fn the_work_is_done_without_it_when_it_does_not_answer() {
             agent.signal(Signal::SIGCONT);
             assert_eq!(agent.get("/healthz").status, 200);
             // What was withdrawn is not done after all.
-            until("withdrawn calls are over", || !agent.log().contains("panicked"));
+            until("withdrawn calls are over", || scene.node.leftover_files().is_empty());
+            assert!(!agent.log().contains("panicked"), "{case}: {}", agent.log());
             scene.nothing_is_left(&[&sandbox], &[], case);
         }
     }
