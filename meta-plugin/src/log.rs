@@ -9,8 +9,10 @@ use std::time::Instant;
 use musubi_delegates::cni::{CniError, Request};
 use tracing::Level;
 use tracing::subscriber::set_global_default;
-use tracing_subscriber::fmt;
+use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::writer::{MakeWriter, MakeWriterExt};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::{Layer, fmt, registry};
 
 use crate::agent::config::{AgentConfig, LogFormat};
 use crate::config::{Config, LogLevel};
@@ -60,17 +62,14 @@ impl Log<'_> {
 
     fn write_to(&self, level: Level, writer: impl for<'w> MakeWriter<'w> + Send + Sync + 'static) {
         // A log that nobody can write to, a reader that has gone, must not end the operation: errors inside are kept inside.
-        let lines = fmt::Subscriber::builder()
-            .with_max_level(level)
-            .with_target(false)
-            .with_ansi(false)
-            .log_internal_errors(false)
-            .with_writer(writer);
+        let lines = fmt::layer().with_target(false).with_ansi(false).log_internal_errors(false).with_writer(writer);
+        // What other crates have to say of each frame they send is for their authors.
+        let wanted = Targets::new().with_default(level.min(Level::WARN)).with_target("musubi", level);
         // Only the first call of a process can set it.
         let _ = if self.json {
-            set_global_default(lines.json().flatten_event(true).finish())
+            set_global_default(registry().with(lines.json().flatten_event(true).with_filter(wanted)))
         } else {
-            set_global_default(lines.finish())
+            set_global_default(registry().with(lines.with_filter(wanted)))
         };
     }
 }
