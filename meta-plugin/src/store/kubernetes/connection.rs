@@ -273,7 +273,9 @@ impl Connection {
         let mut config = match &self.source {
             Source::Kubeconfig(file) => {
                 let wrong = |problem: &dyn fmt::Display| {
-                    Failure::Credentials(format!("kubeconfig {}: {problem}", file.display()))
+                    let problem = problem.to_string();
+                    let line = problem.lines().next().unwrap_or_default();
+                    Failure::Credentials(format!("kubeconfig {}: {line}", file.display()))
                 };
                 let kubeconfig = Kubeconfig::read_from(file).map_err(|e| wrong(&e))?;
                 let options = KubeConfigOptions::default();

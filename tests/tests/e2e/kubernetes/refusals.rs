@@ -312,3 +312,22 @@ fn a_status_that_has_no_room_is_said_so() {
         stage.nothing_is_left(&[&pod], "no room");
     }
 }
+
+#[test]
+fn a_kubeconfig_that_cannot_be_used_is_named() {
+    let stage = Stage::new(Way::Alone);
+    let pod = selecting(&stage, "web");
+    let wrong = stage.scene.node.folder().join("wrong");
+    for (text, words) in
+        [(None, "No such file"), (Some("a: b: c"), "line 1"), (Some("apiVersion: v1\nkind: Config\n"), "context")]
+    {
+        match text {
+            Some(text) => std::fs::write(&wrong, text).unwrap(),
+            None => assert!(!wrong.exists()),
+        }
+        let (code, message) = stage.call("ADD", &pod, &stage.config_with("kubeconfig", json!(wrong))).error();
+        assert_eq!(code, 11, "{message}");
+        assert_words(&message, &[wrong.to_str().unwrap(), words], "kubeconfig");
+        stage.nothing_is_left(&[&pod], "kubeconfig");
+    }
+}

@@ -66,6 +66,7 @@ impl Stage {
     }
 
     /// As [`Self::breakable`], the agent's configuration with further keys.
+    #[allow(clippy::print_stdout, reason = "whoever runs it has to see what was not tested")]
     pub fn breakable_with(way: Way, agent_keys: &Value) -> Option<Self> {
         if std::env::var_os("MUSUBI_TEST_KUBECONFIG").is_some() {
             let test = std::thread::current().name().unwrap_or_default().to_owned();
