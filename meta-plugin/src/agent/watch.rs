@@ -143,12 +143,7 @@ impl From<kube::Error> for Interruption {
 }
 
 /// Follows objects for ever. What is remembered of them counts for `live` after the server's last word.
-pub async fn follow<F: Followed>(
-    connection: Arc<Connection>,
-    followed: F,
-    sink: impl Sink<F::Kept>,
-    live: Duration,
-) {
+pub async fn follow<F: Followed>(connection: Arc<Connection>, followed: F, sink: impl Sink<F::Kept>, live: Duration) {
     // The server sends a bookmark before a watch ends, so that one comes while what we remember still counts.
     let watch_time = Duration::from_secs((live * 5 / 6).as_secs().max(1));
     let mut follower = Follower { connection, followed, sink, watch_time, version: None, streaming: true };
@@ -285,7 +280,11 @@ impl<F: Followed, S: Sink<F::Kept>> Follower<F, S> {
         let mut params = ListParams { field_selector: self.followed.field_selector(), ..ListParams::default() };
         params = params.limit(PAGE);
         let version = loop {
-            let patience = Patience { deadline: Instant::now() + self.watch_time + SILENCE, once: false, cancel: Cancel::default() };
+            let patience = Patience {
+                deadline: Instant::now() + self.watch_time + SILENCE,
+                once: false,
+                cancel: Cancel::default(),
+            };
             let page = self.connection.request("list", &patience, |client| self.followed.list(client, params.clone()));
             let page = page.await.map_err(|failure| match failure.status() {
                 410 => Interruption::Expired,

@@ -36,7 +36,8 @@ fn reads_of(stage: &Stage, pod: &Started) -> Vec<String> {
 #[test]
 fn it_counts_while_the_server_is_heard() {
     let Some(stage) = stage() else { return };
-    let mut pods = ["first", "second", "third", "fourth"].map(|name| stage.pod(name, &[(NETWORKS, "blue")])).into_iter();
+    let mut pods =
+        ["first", "second", "third", "fourth"].map(|name| stage.pod(name, &[(NETWORKS, "blue")])).into_iter();
     let mut next = || pods.next().unwrap();
     std::thread::sleep(COUNTS * 2);
     assert_eq!(reads_of(&stage, &next()), [""; 0], "bookmarks alone keep it current");

@@ -145,7 +145,9 @@ fn pods_come_and_go_through_an_outage() {
         let count = |counter: &AtomicUsize| counter.load(Ordering::Relaxed);
         let (before, away, failed, after) =
             (count(&tally.before), count(&tally.away), count(&tally.failed), count(&tally.after));
-        println!("{way:?}: {before} started before, {away} meanwhile without networks of their own, {failed} refused, {after} after");
+        println!(
+            "{way:?}: {before} started before, {away} meanwhile without networks of their own, {failed} refused, {after} after"
+        );
         assert!(before > 0 && away > 0 && failed > 0 && after > 0, "{way:?}: {before} {away} {failed} {after}");
         reaches_its_gateway(&stage, &standing);
         stage.del(&standing).succeeded();

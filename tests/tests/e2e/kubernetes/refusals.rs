@@ -175,11 +175,7 @@ fn what_is_missing_in_the_role_is_named() {
     type Case = (&'static str, Way, Option<&'static str>);
     let cases: [Case; 6] = [
         ("pods", Way::Alone, Some("cannot get resource \"pods\"")),
-        (
-            "network-attachment-definitions",
-            Way::Alone,
-            Some("cannot get resource \"network-attachment-definitions\""),
-        ),
+        ("network-attachment-definitions", Way::Alone, Some("cannot get resource \"network-attachment-definitions\"")),
         ("pods/status", Way::Alone, Some("cannot patch resource \"pods/status\"")),
         ("events", Way::Alone, None),
         ("pods/status", Way::Agent, Some("cannot patch resource \"pods/status\"")),

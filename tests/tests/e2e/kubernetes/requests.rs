@@ -150,7 +150,10 @@ fn statuses_are_patched_and_events_created_in_the_right_form() {
                 }
             }
             let about = &event["involvedObject"];
-            assert_eq!((&about["kind"], &about["apiVersion"], &about["name"]), (&json!("Pod"), &json!("v1"), &json!("web")));
+            assert_eq!(
+                (&about["kind"], &about["apiVersion"], &about["name"]),
+                (&json!("Pod"), &json!("v1"), &json!("web"))
+            );
             assert_eq!(about["uid"], pod.uid, "kubectl describe finds it by the uid");
         }
     }
@@ -190,7 +193,8 @@ fn a_pod_is_explained_from_the_cluster() {
     };
     let plan = explain("web").result();
     let attachments = plan["attachments"].as_array().unwrap().iter();
-    let found: Vec<_> = attachments.map(|a| (a["network"].as_str().unwrap(), a["interface"].as_str().unwrap())).collect();
+    let found: Vec<_> =
+        attachments.map(|a| (a["network"].as_str().unwrap(), a["interface"].as_str().unwrap())).collect();
     assert_eq!(found, [("default-network", "eth0"), ("musubi-test/blue", "lan")]);
     stage.assert_asked(&["GET /pods/web", "GET /network-attachment-definitions/blue"], "explain");
     assert_eq!(explain("nobody").error(), (11, "pod musubi-test/nobody is not in the cluster".to_owned()));

@@ -67,12 +67,7 @@ impl Stage {
 
     /// As [`Self::breakable`], the agent's configuration with further keys.
     pub fn breakable_with(way: Way, agent_keys: &Value) -> Option<Self> {
-        if std::env::var_os("MUSUBI_TEST_KUBECONFIG").is_some() {
-            let test = std::thread::current().name().unwrap_or_default().to_owned();
-            println!("SKIPPED on a real cluster, whose API server cannot be broken: {test}");
-            return None;
-        }
-        Some(Self::with(way, agent_keys))
+        (!is_real_cluster()).then(|| Self::with(way, agent_keys))
     }
 
     fn with(way: Way, agent_keys: &Value) -> Self {
@@ -219,7 +214,8 @@ impl Stage {
         let Some(api) = self.cluster.fake() else { return };
         let asked = || {
             let log = api.log().into_iter().filter(|request| !request.query.contains("watch="));
-            let mut asked: Vec<String> = log.map(|request| format!("{} {}", request.method, below(&request.path))).collect();
+            let mut asked: Vec<String> =
+                log.map(|request| format!("{} {}", request.method, below(&request.path))).collect();
             asked.sort();
             asked
         };
@@ -240,7 +236,8 @@ impl Stage {
     pub fn events(&self, pod: &Started, count: usize) -> Vec<(String, String)> {
         let read = || {
             let events = self.cluster.events(name(pod)).into_iter();
-            let ours = events.filter(|event| event.source.as_ref().is_some_and(|s| s.component.as_deref() == Some("musubi")));
+            let ours =
+                events.filter(|event| event.source.as_ref().is_some_and(|s| s.component.as_deref() == Some("musubi")));
             let mut texts: Vec<(String, String)> =
                 ours.map(|event| (event.reason.unwrap_or_default(), event.message.unwrap_or_default())).collect();
             texts.sort();
@@ -264,6 +261,16 @@ impl Started {
         self.annotations = Some(Value::Object(map));
         self
     }
+}
+
+/// Whether the API server is one that cannot be broken; if so, the test is skipped, which is said loudly.
+pub fn is_real_cluster() -> bool {
+    let is_real = std::env::var_os("MUSUBI_TEST_KUBECONFIG").is_some();
+    if is_real {
+        let thread = std::thread::current();
+        println!("SKIPPED on a real cluster: {}", thread.name().unwrap_or_default());
+    }
+    is_real
 }
 
 /// A pod's name.
