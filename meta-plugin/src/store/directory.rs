@@ -249,7 +249,10 @@ pub fn write_whole(file: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut written = try_write_whole(file, bytes);
     for _ in 1..WRITE_TRIES {
         match written {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => written = try_write_whole(file, bytes),
+            // A folder that goes between its making and the look at it "exists" to whoever makes it.
+            Err(e) if [io::ErrorKind::NotFound, io::ErrorKind::AlreadyExists].contains(&e.kind()) => {
+                written = try_write_whole(file, bytes);
+            }
             _ => break,
         }
     }

@@ -267,10 +267,14 @@ impl Started {
 pub fn is_real_cluster() -> bool {
     let is_real = std::env::var_os("MUSUBI_TEST_KUBECONFIG").is_some();
     if is_real {
-        let thread = std::thread::current();
-        println!("SKIPPED on a real cluster: {}", thread.name().unwrap_or_default());
+        announce_skip();
     }
     is_real
+}
+
+#[allow(clippy::print_stdout, reason = "a test that does not run says so")]
+fn announce_skip() {
+    println!("SKIPPED on a real cluster: {}", std::thread::current().name().unwrap_or_default());
 }
 
 /// A pod's name.
