@@ -172,7 +172,11 @@ impl Cluster {
     /// # Panics
     /// When it is none, or the server refuses.
     pub fn create_pod_from(&self, pod: &Value) -> Pod {
-        let pod: Pod = serde_json::from_value(pod.clone()).expect("a pod");
+        let mut pod: Pod = serde_json::from_value(pod.clone()).expect("a pod");
+        if self.fake.is_none() {
+            // The namespace's own account is made a moment after the namespace, and no pod is taken before.
+            pod.spec.get_or_insert_default().service_account_name = Some(ACCOUNT.to_owned());
+        }
         let pods = self.pods();
         self.run(async move { pods.create(&PostParams::default(), &pod).await }).expect("a pod is created")
     }

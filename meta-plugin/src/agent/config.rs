@@ -406,6 +406,7 @@ mod tests {
         assert_eq!(config.own_kubeconfig(), PathBuf::from("/etc/cni/net.d/musubi.d/musubi.kubeconfig"));
         assert_eq!((config.workers, config.queue, config.events_per_second), (16, 256, 50));
         assert_eq!((config.reconcile, config.unlisted), (Duration::from_secs(300), Duration::from_secs(300)));
+        assert_eq!(config.cache, Duration::from_secs(60));
         assert_eq!(config.host_mount_namespace, Some(PathBuf::from("/proc/1/ns/mnt")));
         assert_eq!((config.log_level, config.log_format), (LogLevel::Warning, LogFormat::Text));
         assert!(config.metrics_address.is_none() && config.cri_socket.is_none() && config.memory_limit.is_none());

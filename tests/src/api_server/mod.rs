@@ -125,19 +125,13 @@ impl ApiServer {
     /// A new token, whose owner may do everything.
     #[must_use]
     pub fn issue_token(&self) -> String {
-        self.issue(None)
+        self.shared.issue_token(None)
     }
 
     /// A new token, whose owner may do what the `rules` of a ClusterRole say.
     #[must_use]
     pub fn issue_token_for(&self, rules: &[Value]) -> String {
-        self.issue(Some(rules.to_vec()))
-    }
-
-    fn issue(&self, rules: Option<Vec<Value>>) -> String {
-        let token = format!("token-{}", object::uid());
-        self.shared.tokens().add(token.clone(), "system:serviceaccount:kube-system:musubi", rules);
-        token
+        self.shared.issue_token(Some(rules.to_vec()))
     }
 
     /// Makes a token invalid, at once and for open connections too.

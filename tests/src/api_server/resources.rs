@@ -82,13 +82,15 @@ fn with_group(name: &str, group: &str) -> String {
 
 /// What a server knows from the start.
 pub fn known() -> Vec<Resource> {
-    let rows: [(&str, &str, &str, &str, bool, bool); 10] = [
+    let rows: [(&str, &str, &str, &str, bool, bool); 12] = [
         ("", "v1", "namespaces", "Namespace", false, true),
         ("", "v1", "pods", "Pod", true, true),
         ("", "v1", "events", "Event", true, false),
         ("", "v1", "nodes", "Node", false, true),
         ("", "v1", "secrets", "Secret", true, false),
         ("", "v1", "configmaps", "ConfigMap", true, false),
+        ("", "v1", "serviceaccounts", "ServiceAccount", true, false),
+        ("rbac.authorization.k8s.io", "v1", "clusterrolebindings", "ClusterRoleBinding", false, false),
         ("coordination.k8s.io", "v1", "leases", "Lease", true, false),
         (ADMISSION, "v1", "validatingwebhookconfigurations", "ValidatingWebhookConfiguration", false, false),
         (ADMISSION, "v1", "mutatingwebhookconfigurations", "MutatingWebhookConfiguration", false, false),

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use serde_json::Value;
 use tokio::sync::watch as signal;
 
 use super::access::Tokens;
@@ -75,6 +76,13 @@ impl Shared {
     /// The tokens.
     pub fn tokens(&self) -> MutexGuard<'_, Tokens> {
         lock(&self.tokens)
+    }
+
+    /// A new token of the account that our programs use; with `rules`, it may do what a role of these rules allows.
+    pub fn issue_token(&self, rules: Option<Vec<Value>>) -> String {
+        let token = format!("token-{}", super::object::uid());
+        self.tokens().add(token.clone(), "system:serviceaccount:kube-system:musubi", rules);
+        token
     }
 
     /// The settings as they are now.

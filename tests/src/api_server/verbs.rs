@@ -50,6 +50,9 @@ async fn handle(shared: &Shared, request: &Request) -> Result<Answer, Status> {
     let target = Target::parse(&shared.store(), &request.path);
     access::authorize(&user, target.as_ref(), request)?;
     let Some(target) = target else { return Ok(Answer::page_not_found()) };
+    if (target.resource.plural.as_str(), target.subresource.as_deref()) == ("serviceaccounts", Some("token")) {
+        return Ok(new_token(shared));
+    }
     if let Some(subresource) = &target.subresource
         && !(subresource == "status" && target.resource.status)
     {
@@ -73,6 +76,15 @@ async fn handle(shared: &Shared, request: &Request) -> Result<Answer, Status> {
         ("deletecollection", &Method::DELETE) => call.delete_collection().await,
         _ => Err(Status::method_not_allowed()),
     }
+}
+
+/// A TokenRequest's answer. As no bindings are looked at, whoever has the token may do everything.
+fn new_token(shared: &Shared) -> Answer {
+    let token = shared.issue_token(None);
+    Answer::object(
+        201,
+        &json!({"kind": "TokenRequest", "apiVersion": "authentication.k8s.io/v1", "status": {"token": token}}),
+    )
 }
 
 /// One call of one object.

@@ -68,12 +68,7 @@ impl Stage {
     /// As [`Self::breakable`], the agent's configuration with further keys.
     #[allow(clippy::print_stdout, reason = "whoever runs it has to see what was not tested")]
     pub fn breakable_with(way: Way, agent_keys: &Value) -> Option<Self> {
-        if std::env::var_os("MUSUBI_TEST_KUBECONFIG").is_some() {
-            let test = std::thread::current().name().unwrap_or_default().to_owned();
-            println!("SKIPPED on a real cluster, whose API server cannot be broken: {test}");
-            return None;
-        }
-        Some(Self::with(way, agent_keys))
+        (!is_real_cluster()).then(|| Self::with(way, agent_keys))
     }
 
     fn with(way: Way, agent_keys: &Value) -> Self {
@@ -267,6 +262,20 @@ impl Started {
         self.annotations = Some(Value::Object(map));
         self
     }
+}
+
+/// Whether the API server is one that cannot be broken; if so, the test is skipped, which is said loudly.
+pub fn is_real_cluster() -> bool {
+    let is_real = std::env::var_os("MUSUBI_TEST_KUBECONFIG").is_some();
+    if is_real {
+        announce_skip();
+    }
+    is_real
+}
+
+#[allow(clippy::print_stdout, reason = "a test that does not run says so")]
+fn announce_skip() {
+    println!("SKIPPED on a real cluster: {}", std::thread::current().name().unwrap_or_default());
 }
 
 /// A pod's name.
