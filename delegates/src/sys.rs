@@ -35,3 +35,12 @@ pub fn limit_arenas(count: i32) {
     #[cfg(not(target_env = "gnu"))]
     let _ = count;
 }
+
+/// Gives memory that nobody uses any more back to the kernel (malloc_trim(3)). Other C libraries do so by themselves.
+pub fn give_memory_back() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: it takes a size and touches free memory alone; the C library locks its pools for it.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}

@@ -3,9 +3,13 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 /// Stack of a worker in bytes: address space, of which an operation touches a part.
 const STACK: usize = 1 << 20;
+
+/// How long a worker waits for work before it ends: its stack is memory.
+const REST: Duration = Duration::from_secs(5);
 
 type Job = Box<dyn FnOnce() + Send>;
 
@@ -25,6 +29,7 @@ struct State {
     waiting: VecDeque<Job>,
     threads: usize,
     idle: usize,
+    done: u64,
 }
 
 /// How busy a pool is.
@@ -34,6 +39,8 @@ pub struct Load {
     pub waiting: usize,
     /// Jobs at work.
     pub running: usize,
+    /// Jobs that have ended.
+    pub done: u64,
 }
 
 impl Pool {
@@ -73,7 +80,7 @@ impl Pool {
     #[must_use]
     pub fn load(&self) -> Load {
         let state = self.0.lock();
-        Load { waiting: state.waiting.len(), running: state.threads - state.idle }
+        Load { waiting: state.waiting.len(), running: state.threads - state.idle, done: state.done }
     }
 }
 
@@ -90,11 +97,17 @@ impl Shared {
                 drop(state);
                 job();
                 state = self.lock();
+                state.done += 1;
                 continue;
             }
             state.idle += 1;
-            state = self.work.wait(state).unwrap_or_else(PoisonError::into_inner);
+            let (woken, wait) = self.work.wait_timeout(state, REST).unwrap_or_else(PoisonError::into_inner);
+            state = woken;
             state.idle -= 1;
+            if wait.timed_out() && state.waiting.is_empty() {
+                state.threads -= 1;
+                return;
+            }
         }
     }
 }
@@ -126,7 +139,7 @@ mod tests {
         }
         assert!(submit(2) && submit(3) && submit(4));
         assert!(!submit(5), "two run, three wait");
-        assert_eq!(pool.load(), Load { waiting: 3, running: 2 });
+        assert_eq!(pool.load(), Load { waiting: 3, running: 2, done: 0 });
         for _ in 0..5 {
             release.send(()).unwrap();
         }

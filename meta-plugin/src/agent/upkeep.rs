@@ -29,7 +29,7 @@ const STATUS_TIME: Duration = Duration::from_secs(30);
 pub(super) fn keep(agent: &Arc<Agent>) {
     let state_dir = agent.state_dir();
     let mut reconciler = Reconciler::new(agent.config.unlisted);
-    let mut due = Instant::now();
+    let (mut due, mut tidied) = (Instant::now(), 0);
     loop {
         if pending::is_due(&state_dir) {
             for error in pending::write_all(&state_dir, store(agent).as_ref()) {
@@ -39,6 +39,12 @@ pub(super) fn keep(agent: &Arc<Agent>) {
         if Instant::now() >= due {
             pass(agent, &state_dir, &mut reconciler);
             due = Instant::now() + agent.config.reconcile;
+        }
+        // What operations have used is free, but it is the process's until somebody says so.
+        let load = agent.pool.load();
+        if load.waiting + load.running == 0 && load.done != tidied {
+            musubi_delegates::sys::give_memory_back();
+            tidied = load.done;
         }
         std::thread::sleep(PAUSE);
     }

@@ -25,6 +25,9 @@ const KNOWN: (usize, usize) = (1000, 110);
 /// Pairs of ADD and DEL after which it is measured again.
 const PAIRS: usize = 10_000;
 
+/// How long a node takes to be at rest after a burst.
+const QUIET: Duration = Duration::from_secs(8);
+
 /// A node of a cluster: its API server, its agent, and pods that select all networks but the default one.
 struct Stage {
     cluster: Cluster,
@@ -292,6 +295,8 @@ pub fn memory(node: &Node) {
             done += pods.len();
         }
         show(&format!("{done} pairs of ADD and DEL"));
+        std::thread::sleep(QUIET);
+        show("… and a rest");
     }
     say("");
 }
