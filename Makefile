@@ -10,7 +10,7 @@ LOCKED = $(if $(CI),--locked)
 
 build:
 	@sh tests/setup.sh toolchain
-	cargo rustc $(LOCKED) --release --package musubi --bin musubi -- -C target-feature=+crt-static
+	cargo rustc $(LOCKED) --release --package musubi --bin musubi -- -C target-feature=+crt-static -C relocation-model=static
 
 image: build
 	cargo build $(LOCKED) --package musubi-tests --bin image

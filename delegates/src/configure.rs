@@ -12,15 +12,15 @@ use crate::netlink::link::OPERATIONAL;
 use crate::netlink::route::{MAIN_TABLE, Route};
 use crate::netlink::{Link, LinkChange, Request, address};
 use crate::netns::{Family, Namespace};
+use crate::pause::Pauses;
 
 /// How long duplicate address detection may take at most: one second a probe, three probes, and the wait before them
 /// (RFC 4862, 5.4).
 const DETECTION: Duration = Duration::from_secs(5);
 /// How long the kernel may take from a link's carrier to its being operational, which is a matter of a work queue.
 const CARRIER: Duration = Duration::from_millis(200);
-/// How often a state that the kernel reaches by itself is looked at: one that takes seconds, and one that is there at once.
-const SLOW_POLL: Duration = Duration::from_millis(5);
-const FAST_POLL: Duration = Duration::from_micros(200);
+/// How long pauses between looks at a link or an address become.
+const LONGEST_PAUSE: Duration = Duration::from_millis(5);
 
 /// How an interface is brought up.
 #[derive(Debug, Clone, Copy, Default)]
@@ -33,12 +33,6 @@ pub struct Settings {
     pub keep_down: bool,
     /// Reach even the own subnet by its gateway: the link leads to the host alone (ptp).
     pub routed: bool,
-}
-
-impl Settings {
-    fn poll(self) -> Duration {
-        if self.detect_duplicates { SLOW_POLL } else { FAST_POLL }
-    }
 }
 
 /// Gives a new link its addresses and routes and brings it up. `position` is its place in `result.interfaces`: the
@@ -192,6 +186,7 @@ fn set_sysctls(pod: &Namespace, name: &str, with_v6: bool, settings: Settings) -
 fn settle(pod: &Namespace, link: &Link, settings: Settings, deadline: Instant) -> Result<(), CniError> {
     let limit = deadline.min(Instant::now() + DETECTION);
     wait_operational(pod, link, settings, limit)?;
+    let mut pauses = Pauses::up_to(LONGEST_PAUSE);
     loop {
         let addresses = pod.netlink.addresses(link.index)?;
         if let Some(taken) = addresses.iter().find(|a| a.is_duplicate()) {
@@ -211,7 +206,7 @@ fn settle(pod: &Namespace, link: &Link, settings: Settings, deadline: Instant) -
             )
             .with_details("IPv6 duplicate address detection did not finish: is the link below operational?"));
         }
-        std::thread::sleep(settings.poll());
+        pauses.sleep();
     }
 }
 
@@ -219,12 +214,11 @@ fn settle(pod: &Namespace, link: &Link, settings: Settings, deadline: Instant) -
 /// start detection. Without detection a link that has no carrier is not waited for, and one that has for a short time.
 fn wait_operational(pod: &Namespace, link: &Link, settings: Settings, limit: Instant) -> Result<(), CniError> {
     let limit = if settings.detect_duplicates { limit } else { limit.min(Instant::now() + CARRIER) };
+    let mut pauses = Pauses::up_to(LONGEST_PAUSE);
     while Instant::now() < limit {
         match pod.netlink.link_by_index(link.index)? {
             Some(now) if now.operational_state == OPERATIONAL => return Ok(()),
-            Some(now) if settings.detect_duplicates || now.flags & libc::IFF_LOWER_UP as u32 != 0 => {
-                std::thread::sleep(settings.poll());
-            }
+            Some(now) if settings.detect_duplicates || now.flags & libc::IFF_LOWER_UP as u32 != 0 => pauses.sleep(),
             _ => return Ok(()),
         }
     }

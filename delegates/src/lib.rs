@@ -29,6 +29,7 @@ pub mod mutation;
 pub mod netlink;
 pub mod netns;
 pub mod on_master;
+pub mod pause;
 pub mod ptp;
 pub mod random;
 pub mod registry;

@@ -3,11 +3,13 @@
 
 use std::cell::OnceCell;
 use std::fs::File;
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::thread::JoinHandle;
 
+use nix::errno::Errno;
 use nix::fcntl::{OFlag, openat};
 use nix::sched::{CloneFlags, setns};
 use nix::sys::stat::Mode;
@@ -76,17 +78,7 @@ impl Namespace {
     /// # Errors
     /// Code 8 when it cannot be entered.
     pub fn open(path: &Path) -> Result<Option<Self>, CniError> {
-        let file = match File::open(path) {
-            Ok(file) => file,
-            Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Ok(None),
-            Err(e) => return Err(namespace_error(path, &e)),
-        };
-        match inside(&file, Handles::open) {
-            Ok(handles) => Self::assemble(path, file, handles).map(Some).map_err(|e| namespace_error(path, &e)),
-            // setns(2): EINVAL is a descriptor that is no namespace of this type.
-            Err(e) if e.raw_os_error() == Some(libc::EINVAL) => Ok(None),
-            Err(e) => Err(namespace_error(path, &e)),
-        }
+        Opening::of(path).wait()
     }
 
     /// Opens the namespace the calling thread is in.
@@ -148,8 +140,11 @@ impl Namespace {
     /// Reads `net.<family>.conf.<interface>.<key>`; `None` when there is none.
     #[must_use]
     pub fn sysctl(&self, family: Family, interface: &str, key: &str) -> Option<String> {
-        let file = self.open_sysctl(family, interface, key, OFlag::O_RDONLY)?.ok()?;
-        Some(io::read_to_string(file).ok()?.trim().to_owned())
+        let mut file = self.open_sysctl(family, interface, key, OFlag::O_RDONLY)?.ok()?;
+        // All of them are numbers, which the kernel hands over in one piece.
+        let mut value = [0; 32];
+        let length = file.read(&mut value).ok()?;
+        Some(str::from_utf8(&value[..length]).ok()?.trim().to_owned())
     }
 
     fn open_sysctl(&self, family: Family, interface: &str, key: &str, mode: OFlag) -> Option<Result<File, nix::Error>> {
@@ -162,6 +157,43 @@ impl Namespace {
             Err(nix::Error::ENOENT) => None,
             other => Some(other.map(File::from)),
         }
+    }
+}
+
+/// A namespace that a thread is opening, while whoever wants it has other things to do.
+#[derive(Debug)]
+pub struct Opening {
+    path: PathBuf,
+    thread: io::Result<JoinHandle<io::Result<Option<Namespace>>>>,
+}
+
+impl Opening {
+    /// Begins to open the namespace at a path.
+    #[must_use]
+    pub fn of(path: &Path) -> Self {
+        let opened = path.to_owned();
+        let enter_and_open = move || {
+            let file = match File::open(&opened) {
+                Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Ok(None),
+                file => file?,
+            };
+            match setns(&file, CloneFlags::CLONE_NEWNET) {
+                // setns(2): a descriptor that is no namespace of this type.
+                Err(Errno::EINVAL) => Ok(None),
+                entered => entered.map_err(io::Error::from).and_then(|()| Handles::open()).and_then(|handles| Namespace::assemble(&opened, file, handles)).map(Some),
+            }
+        };
+        Self { path: path.to_owned(), thread: std::thread::Builder::new().spawn(enter_and_open) }
+    }
+
+    /// Waits for it; see [`Namespace::open`].
+    ///
+    /// # Errors
+    /// Code 8 when it cannot be entered.
+    pub fn wait(self) -> Result<Option<Namespace>, CniError> {
+        let failed = |_| Err(io::Error::other("the thread that entered it failed"));
+        let opened = self.thread.and_then(|thread| thread.join().unwrap_or_else(failed));
+        opened.map_err(|e| namespace_error(&self.path, &e))
     }
 }
 

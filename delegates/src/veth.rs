@@ -12,6 +12,7 @@ use crate::mark::Mark;
 use crate::netlink::link::OPERATIONAL;
 use crate::netlink::{Link, MacAddress, NewLink};
 use crate::netns::{Family, Namespace};
+use crate::pause::Pauses;
 use crate::random;
 
 /// How names of host ends begin.
@@ -19,8 +20,8 @@ const HOST_PREFIX: &str = "veth";
 /// Names are random; a clash this often in a row is no chance.
 const NAME_TRIES: usize = 10;
 
-/// How often a state that the kernel reaches by itself is looked at.
-const POLL: Duration = Duration::from_millis(1);
+/// How long pauses between looks at a port become.
+const LONGEST_PAUSE: Duration = Duration::from_millis(1);
 
 /// What a pair is to be.
 #[derive(Debug, Clone, Copy, Default)]
@@ -108,10 +109,11 @@ impl Pair {
     /// # Errors
     /// It did not come up before the deadline.
     pub fn wait_for_port(&self, at: &Attachment<'_>) -> Result<(), CniError> {
+        let mut pauses = Pauses::up_to(LONGEST_PAUSE);
         loop {
             match at.host.netlink.link_by_index(self.host.index)? {
                 Some(link) if link.operational_state == OPERATIONAL => return Ok(()),
-                Some(_) if Instant::now() < at.deadline => std::thread::sleep(POLL),
+                Some(_) if Instant::now() < at.deadline => pauses.sleep(),
                 _ => {
                     let name = &self.host.name;
                     return Err(CniError::new(code::DELEGATE, format!("bridge port \"{name}\" did not come up")));

@@ -5,6 +5,7 @@ use std::fs;
 use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
+use std::sync::OnceLock;
 
 use musubi_delegates::cni::{CniError, CniResult, ContainerId, InterfaceName, NetworkName, Version};
 use musubi_delegates::delegate::{OwnedLink, Side};
@@ -127,6 +128,13 @@ impl Running {
     #[must_use]
     pub fn of(pid: u32) -> Option<Self> {
         start_time(pid).map(|start_time| Self { pid, start_time })
+    }
+
+    /// This process.
+    #[must_use]
+    pub fn this() -> Option<Self> {
+        static THIS: OnceLock<Option<Running>> = OnceLock::new();
+        *THIS.get_or_init(|| Self::of(std::process::id()))
     }
 
     /// Whether it has not ended yet. Means nothing after another boot.
@@ -333,7 +341,9 @@ impl Record {
 /// This boot's id; empty where `/proc` does not tell.
 #[must_use]
 pub fn boot_id() -> String {
-    fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
+    static BOOT_ID: OnceLock<String> = OnceLock::new();
+    let read = || fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned();
+    BOOT_ID.get_or_init(read).clone()
 }
 
 /// Seconds since 1970.

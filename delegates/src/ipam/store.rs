@@ -11,8 +11,13 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, openat};
+use nix::sys::stat::Mode;
+
 use super::index::Entries;
 use crate::mutation;
+use crate::pause::Pauses;
 
 /// The longest pause between two looks at a lock that another process holds; it holds it for well under a millisecond (the
 /// reference: for 35 ms in a folder of 4,000 reservations).
@@ -111,10 +116,10 @@ impl Folder {
     /// The folder or its lock cannot be made, or the lock is not free before the deadline.
     pub fn lock(path: &Path, deadline: Instant) -> Result<Folder, StoreError> {
         loop {
-            DirBuilder::new().recursive(true).mode(0o755).create(path).map_err(StoreError::io("create", path))?;
             if let Some(folder) = Self::lock_existing(path, deadline)? {
                 return Ok(folder);
             }
+            DirBuilder::new().recursive(true).mode(0o755).create(path).map_err(StoreError::io("create", path))?;
         }
     }
 
@@ -129,13 +134,14 @@ impl Folder {
                 Err(gone) if gone.kind() == ErrorKind::NotFound => return Ok(None),
                 opened => opened.map_err(StoreError::io("open", path))?,
             };
-            let lock = match OpenOptions::new().append(true).create(true).mode(0o750).open(&lock_path) {
-                Err(gone) if gone.kind() == ErrorKind::NotFound => return Ok(None),
-                opened => opened.map_err(StoreError::io("open", &lock_path))?,
+            let flags = OFlag::O_WRONLY | OFlag::O_APPEND | OFlag::O_CREAT | OFlag::O_CLOEXEC;
+            let lock = match openat(&handle, "lock", flags, Mode::from_bits_truncate(0o750)) {
+                Err(Errno::ENOENT) => return Ok(None),
+                opened => File::from(opened.map_err(io::Error::from).map_err(StoreError::io("open", &lock_path))?),
             };
             wait_for(&lock, &lock_path, deadline)?;
             // Whoever wipes the folder takes the lock file away too: a lock on a deleted file protects nothing.
-            if is_same_file(&lock, &lock_path) && is_same_file(&handle, path) {
+            if is_same_file(&lock, &lock_path) {
                 return Ok(Some(Folder { path: path.to_path_buf(), handle, _lock: lock, reads: Cell::new(0) }));
             }
         }
@@ -258,8 +264,10 @@ impl Folder {
         // Not truncated first: ext4 starts to write such a file to the disk when it is closed.
         let open = || OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
         let write = |mut file: File| {
+            let length = text.len() as u64;
+            let is_longer = file.metadata()?.len() > length;
             file.write_all(text.as_bytes())?;
-            file.set_len(text.len() as u64)
+            if is_longer { file.set_len(length) } else { Ok(()) }
         };
         open().and_then(write).map_err(StoreError::io("write", &path))
     }
@@ -331,7 +339,7 @@ fn is_same_file(open: &File, path: &Path) -> bool {
 
 /// Takes the lock before the deadline. Polled, because a blocking flock cannot be given one.
 fn wait_for(lock: &File, path: &Path, deadline: Instant) -> Result<(), StoreError> {
-    let mut pause = Duration::from_micros(50);
+    let mut pauses = Pauses::up_to(LOCK_PAUSE);
     loop {
         match lock.try_lock() {
             Ok(()) => return Ok(()),
@@ -342,8 +350,7 @@ fn wait_for(lock: &File, path: &Path, deadline: Instant) -> Result<(), StoreErro
                 return Err(StoreError::Locked { path: path.to_path_buf() });
             }
             Err(fs::TryLockError::WouldBlock) => {
-                std::thread::sleep(pause);
-                pause = (pause * 2).min(LOCK_PAUSE);
+                pauses.sleep();
             }
         }
     }

@@ -50,10 +50,10 @@ pub fn ask(config: &Config, request: &Request, id: &str) -> Asked {
             Err(error) => return at("not taken", &error),
         };
     // From here on the agent works on it, and so nobody else does before its lock is free again.
-    match read_to_end(&mut stream, &mut answer, Instant::now() + config.timeout + GRACE) {
-        Ok(()) => match dechunked(&answer[body_at..]).and_then(|body| of_body(&body)) {
+    match read_body(&mut stream, &mut answer, body_at, Instant::now() + config.timeout + GRACE) {
+        Ok(body) => match of_body(&body) {
             Some(outcome) => Asked::Answered(outcome),
-            None => at("answer", &ErrorKind::UnexpectedEof.into()),
+            None => at("answer", &ErrorKind::InvalidData.into()),
         },
         Err(error) => at("answer", &error),
     }
@@ -139,6 +139,17 @@ fn taken(stream: &mut UnixStream, answer: &mut Vec<u8>, limit: Instant) -> io::R
 fn refusal(status: Option<u16>, body: &[u8]) -> io::Error {
     let reason = String::from_utf8_lossy(body);
     io::Error::other(format!("{} {}", status.unwrap_or_default(), reason.lines().next().unwrap_or_default()))
+}
+
+/// Reads a chunked body to its last chunk; the connection may stay open for longer.
+fn read_body(stream: &mut UnixStream, answer: &mut Vec<u8>, body_at: usize, limit: Instant) -> io::Result<Vec<u8>> {
+    loop {
+        if let Some(body) = dechunked(&answer[body_at..]) {
+            return Ok(body);
+        }
+        stream.set_read_timeout(Some(left(limit)?))?;
+        read_some(stream, answer)?;
+    }
 }
 
 fn read_to_end(stream: &mut UnixStream, answer: &mut Vec<u8>, limit: Instant) -> io::Result<()> {

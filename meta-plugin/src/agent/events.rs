@@ -42,6 +42,8 @@ async fn send(
 ) {
     let pause = Duration::from_secs(1) / per_second.max(1);
     while let Some((pod, event)) = waiting.recv().await {
+        // Before it, so that the operation it tells of is answered first.
+        tokio::time::sleep(pause).await;
         let patience = Patience { deadline: Instant::now() + PATIENCE, once: true, cancel: Cancel::default() };
         match send_event(&connection, &patience, &pod, &event).await {
             Ok(()) => metrics.event_sent(),
@@ -50,6 +52,5 @@ async fn send(
                 metrics.event_dropped();
             }
         }
-        tokio::time::sleep(pause).await;
     }
 }

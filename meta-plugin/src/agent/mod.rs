@@ -47,8 +47,6 @@ use self::watch::{Definitions, PodsOfNode, follow};
 use crate::cli::STATE_DIR;
 use crate::store::kubernetes::{Connection, Source};
 
-/// Pools of memory for all threads: operations allocate little and seldom at the same moment.
-const ARENAS: i32 = 2;
 /// How long operations may go on after the agent was told to stop. Kubernetes kills it after 30 seconds.
 const FAREWELL: Duration = Duration::from_secs(25);
 
@@ -141,7 +139,7 @@ pub fn run(file: &Path) -> anyhow::Result<()> {
         tracing::error!("no work is taken: {problem}");
     }
     musubi_delegates::cni::request::quieten_panics();
-    musubi_delegates::sys::limit_arenas(ARENAS);
+    musubi_delegates::sys::share_memory();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the runtime")?;
     runtime.block_on(serve(config, mounts, kept))
 }

@@ -1,12 +1,14 @@
 //! Taking calls: from a client's body to a request, its container's lock, a place in the queue, and the engine. How calls
 //! arrive and answers leave is the server's business.
 
+use std::cell::Cell;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use musubi_delegates::cni::request::guarded;
 use musubi_delegates::cni::{CniError, CniResult, NetConf, Request, Version, code};
+use musubi_delegates::netns::Namespace;
 use serde_json::Value;
 use tokio::sync::oneshot;
 
@@ -169,6 +171,11 @@ async fn take_lock(prepared: &Prepared, client: &Client) -> Result<Option<Contai
     }
 }
 
+thread_local! {
+    /// The host's namespace as a worker has it open, from one operation to the next.
+    static HOST: Cell<Option<Namespace>> = const { Cell::new(None) };
+}
+
 /// A call in the queue.
 struct Job {
     agent: Arc<Agent>,
@@ -198,11 +205,15 @@ fn work(agent: &Agent, prepared: &Prepared, lock: Option<ContainerLock>) -> Resu
     let Prepared { request, config, caller, hot_plug, deadline, .. } = prepared;
     let read = || store(agent, config, *deadline, &caller.cancel);
     let store = engine::store_for(request, config, &read)?;
-    let work = Work { request, config: config.clone(), caller, store, deadline: *deadline, lock };
-    match hot_plug {
+    let host = HOST.take().map_or_else(Namespace::current, Ok)?;
+    let work = Work { request, config: config.clone(), caller, store, host: &host, deadline: *deadline, lock };
+    let outcome = match hot_plug {
         Some(attributes) => hotplug::carry_out(work, attributes),
         None => engine::carry_out(work),
-    }
+    };
+    // After a failure its sockets may be in the middle of a conversation.
+    HOST.set(outcome.is_ok().then_some(host));
+    outcome
 }
 
 /// Folders of manifests are read as by the plugin; the API is the agent's own connection.

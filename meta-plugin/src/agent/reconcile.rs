@@ -290,7 +290,7 @@ mod tests {
     #[test]
     fn what_is_being_added_is_not_missing_however_long_that_takes() {
         let mut records = stored(&["a", "slow"]);
-        let worker = Running::of(std::process::id());
+        let worker = Running::this();
         let adding = Record { state: State::Adding, boot_id: boot_id(), worker, ..record("slow") };
         records[1] = Stored::Whole(Box::new(adding.clone()));
         story(&records, &[(0, Some(&["a"]), &[]), (60, Some(&["a"]), &[])]);

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use musubi_delegates::cni::{CniArgs, CniError, CniResult, Command, ContainerId, Version, code};
 use musubi_delegates::external;
-use musubi_delegates::netns::Namespace;
+use musubi_delegates::netns::{Namespace, Opening};
 use musubi_delegates::registry::Runs;
 use serde_json::Value;
 
@@ -48,18 +48,19 @@ impl Operation<'_> {
 
     fn add_for(&self, pod: Option<&Pod>) -> Result<Value, CniError> {
         let interface = self.request.interface()?;
+        let netns = self.request.netns()?;
+        let opening = Opening::of(netns);
         let wanted = networks::look_up(&self.config, pod, self.store.as_ref())?;
         let devices = self.devices(pod, &wanted)?;
         let plan = plan::plan(&self.config, wanted, interface, devices)?;
         for warning in plan.warnings.iter().skip(self.config.warnings.len()) {
             tracing::warn!("{warning}");
         }
-        let netns = self.request.netns()?;
-        let sandbox = Namespace::open(netns)?.ok_or_else(|| {
+        let sandbox = opening.wait()?.ok_or_else(|| {
             let what = if netns.exists() { "is no network namespace" } else { "does not exist" };
             CniError::new(code::NAMESPACE, format!("network namespace {} {what}", netns.display()))
         })?;
-        refuse_host_namespace(&sandbox, &self.host)?;
+        refuse_host_namespace(&sandbox, self.host)?;
         let binaries = self.find_binaries(&plan.attachments)?;
         let container = self.request.container_id()?;
         let key = Key::new(container, interface, &self.own_network()?);
@@ -224,7 +225,7 @@ impl Operation<'_> {
             args: self.request.args.to_string(),
             path: self.path.clone(),
             request_id: self.caller.id.clone(),
-            worker: Running::of(std::process::id()),
+            worker: Running::this(),
             running: None,
             failed_deletes: 0,
             status_pending: false,

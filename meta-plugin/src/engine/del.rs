@@ -113,7 +113,7 @@ impl Operation<'_> {
     /// Takes back what the request and the configuration alone tell of.
     pub(super) fn undo_default_network(&self, key: &Key) {
         let pod = self.request.netns.as_deref().and_then(|path: &Path| Namespace::open(path).ok().flatten());
-        let pod = pod.filter(|pod| super::refuse_host_namespace(pod, &self.host).is_ok());
+        let pod = pod.filter(|pod| super::refuse_host_namespace(pod, self.host).is_ok());
         let pod = pod.filter(|pod| !self.is_of_another_container(pod, key));
         if let Err(error) = self.run_default_network(pod.as_ref(), key) {
             tracing::debug!("DEL without a record: {error}");

@@ -65,7 +65,7 @@ impl Operation<'_> {
         let binaries = self.find_binaries(std::slice::from_ref(&planned))?;
         let position = record.attachments.len();
         record.attachments.push(self.new_attached(&planned));
-        record.worker = Running::of(std::process::id());
+        record.worker = Running::this();
         // An agent that dies from here on has begun it as far as DEL is concerned.
         begin(&mut record.attachments[position]);
         self.records.write(&record, !binaries.is_empty())?;

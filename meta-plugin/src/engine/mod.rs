@@ -48,7 +48,7 @@ pub struct Operation<'a> {
     config: Config,
     store: Box<dyn Store>,
     records: Records,
-    host: Namespace,
+    host: &'a Namespace,
     path: Vec<PathBuf>,
     deadline: Instant,
     lock: Cell<Option<ContainerLock>>,
@@ -71,18 +71,20 @@ pub fn serve() -> ExitCode {
 fn perform(request: &Request, known: &mut Option<Config>) -> Result<Option<Value>, CniError> {
     let started = Instant::now();
     let config = read_config(request)?;
-    crate::log::start(&config);
     let caller = Caller::new();
-    match agent::client::ask(&config, request, &caller.id) {
+    let asked = agent::client::ask(&config, request, &caller.id);
+    let why = match asked {
         Asked::Answered(outcome) => return outcome,
-        Asked::NotAnswered(why) => tracing::debug!("without the agent: {why}"),
-    }
+        Asked::NotAnswered(why) => why,
+    };
+    crate::log::start(&config);
+    tracing::debug!("without the agent: {why}");
     *known = Some(config.clone());
     let deadline = started + config.timeout;
     let store = || read_store(&config, deadline, &caller.cancel);
     let outcome = store_for(request, &config, &store).and_then(|store| {
-        let work = Work { request, config: config.clone(), caller: &caller, store, deadline, lock: None };
-        carry_out(work)
+        let host = Namespace::current()?;
+        carry_out(Work { request, config: config.clone(), caller: &caller, store, host: &host, deadline, lock: None })
     });
     crate::log::operation(request, &caller, started, outcome.as_ref().err());
     outcome
@@ -109,6 +111,8 @@ pub struct Work<'a> {
     pub caller: &'a Caller,
     /// Where pods and definitions are.
     pub store: Box<dyn Store>,
+    /// The host's namespace.
+    pub host: &'a Namespace,
     /// When it must have ended.
     pub deadline: Instant,
     /// The container's lock, where it is held already.
@@ -127,7 +131,7 @@ fn with_operation<T>(
     work: Work<'_>,
     carry_out: impl FnOnce(&Operation<'_>) -> Result<T, CniError>,
 ) -> Result<T, CniError> {
-    let Work { request, config, caller, store, deadline, lock } = work;
+    let Work { request, config, caller, store, host, deadline, lock } = work;
     for warning in config.warnings.iter().chain(&store.warnings()) {
         tracing::warn!("{warning}");
     }
@@ -136,7 +140,7 @@ fn with_operation<T>(
         caller,
         store,
         records: Records::of(&config.cni_dir),
-        host: Namespace::current()?,
+        host,
         path: config.plugin_path(&request.path),
         deadline,
         config,
@@ -184,7 +188,7 @@ impl Operation<'_> {
 
     fn hands(&self) -> Hands<'_> {
         Hands {
-            host: &self.host,
+            host: self.host,
             path: &self.path,
             state_dir: &self.config.cni_dir,
             deadline: self.deadline,

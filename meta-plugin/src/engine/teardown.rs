@@ -142,7 +142,7 @@ impl Teardown<'_> {
         if !matches!(records.read(&self.record.key()), Ok(Some(_))) {
             return;
         }
-        let (worker, running) = (Running::of(std::process::id()), Running::of(pid));
+        let (worker, running) = (Running::this(), Running::of(pid));
         if let Err(error) = records.write(&Record { worker, running, ..self.record.clone() }, false) {
             tracing::warn!("{error}");
         }

@@ -9,11 +9,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::future::try_join_all;
+use hyper::Request as HttpRequest;
 use hyper::header::{ACCEPT, HeaderValue};
 use k8s_openapi::api::core::v1::{Event as KubernetesEvent, Pod as KubernetesPod};
 use kube::api::{Patch, PatchParams, PostParams};
 use kube::core::{ObjectMeta, PartialObjectMeta, Request, Status};
-use kube::{Api, Client, Resource};
+use kube::{Api, Resource};
 use musubi_crds::{NETWORK_STATUS_ANNOTATION, NetworkAttachmentDefinition, NetworkStatus, status};
 use musubi_delegates::cni::{CniError, code};
 use musubi_delegates::mutation;
@@ -62,16 +63,18 @@ impl KubernetesStore {
         Patience { deadline, once: true, cancel: self.cancel.clone() }
     }
 
-    fn get_pod(&self, namespace: &str, name: &str, patience: &Patience) -> Result<Option<Pod>, CniError> {
-        let found = self.connection.call("get pod", patience, |client| async move {
-            Api::<KubernetesPod>::namespaced(client, namespace).get_metadata_opt(name).await
+    fn get_pod(&self, namespace: &str, name: &str, patience: Patience) -> Result<Option<Pod>, CniError> {
+        let (of, named) = (namespace.to_owned(), name.to_owned());
+        let found = self.connection.call("get pod", patience, move |client| {
+            let (pods, named) = (Api::<KubernetesPod>::namespaced(client, &of), named.clone());
+            async move { pods.get_metadata_opt(&named).await }
         });
         let found = found.map_err(|failure| failure.to_cni(&format!("pod {namespace}/{name}")))?;
         Ok(found.map(|object| pod_of(object.metadata)))
     }
 
     /// The pod's uid in the API: a static pod is known there by its mirror's.
-    fn uid_of(&self, pod: &Pod, patience: &Patience) -> Result<String, CniError> {
+    fn uid_of(&self, pod: &Pod, patience: Patience) -> Result<String, CniError> {
         if !pod.uid.is_empty() {
             return Ok(pod.uid.clone());
         }
@@ -90,15 +93,17 @@ impl Store for KubernetesStore {
         if let Some(pod) = asked.as_the_runtime_knows_it() {
             return Ok(Some(pod));
         }
-        self.get_pod(asked.namespace, asked.name, &self.patience())
+        self.get_pod(asked.namespace, asked.name, self.patience())
     }
 
     fn network(&self, namespace: &str, name: &str) -> Result<Option<Definition>, CniError> {
         if let Some(definition) = self.cache.as_ref().and_then(|cache| cache.network(namespace, name)) {
             return Ok(Some(definition));
         }
-        let found = self.connection.call("get network-attachment-definition", &self.patience(), |client| async move {
-            Api::<NetworkAttachmentDefinition>::namespaced(client, namespace).get_opt(name).await
+        let (of, named) = (namespace.to_owned(), name.to_owned());
+        let found = self.connection.call("get network-attachment-definition", self.patience(), move |client| {
+            let (definitions, named) = (Api::<NetworkAttachmentDefinition>::namespaced(client, &of), named.clone());
+            async move { definitions.get_opt(&named).await }
         });
         // With a namespace or a kind that does not exist, the server says 404 too.
         let found = found.map_err(|failure| failure.to_cni(&format!("definition {namespace}/{name}")))?;
@@ -107,12 +112,16 @@ impl Store for KubernetesStore {
 
     fn write_status(&self, pod: &Pod, statuses: &[NetworkStatus]) -> Result<(), CniError> {
         let patience = if pod.selects_networks() { self.patience() } else { self.little_patience() };
-        let uid = self.uid_of(pod, &patience)?;
+        let uid = self.uid_of(pod, patience.clone())?;
         let annotations = json!({NETWORK_STATUS_ANNOTATION: status::to_annotation(statuses)});
         // The server refuses the patch for another uid: a pod created anew under this name keeps its own status.
-        let patch = Patch::Merge(json!({"metadata": {"uid": uid, "annotations": annotations}}));
+        let patch = json!({"metadata": {"uid": uid, "annotations": annotations}});
+        let request = status_patch(pod, patch).map_err(|e| connection::failure_of(e).to_cni("network-status"))?;
         mutation::before("status.write", format_args!("pod {}", pod.key()));
-        let written = self.connection.call("patch pod", &patience, |client| patch_status(client, pod, &patch));
+        let written = self.connection.call("patch pod", patience, move |client| {
+            let request = request.clone();
+            async move { client.request::<PartialObjectMeta<KubernetesPod>>(request).await }
+        });
         match written {
             Ok(_) => Ok(()),
             Err(Failure::Refused(status)) if status.code == 404 => Err(is_gone(pod)),
@@ -134,11 +143,13 @@ impl Store for KubernetesStore {
         if let Some(cache) = &self.cache {
             return cache.send_later(pod, events);
         }
-        let patience = self.little_patience();
-        let sending = events.iter().map(|event| send_event(&self.connection, &patience, pod, event));
-        if let Err(failure) = self.connection.wait_for(try_join_all(sending)) {
-            tracing::debug!("events of pod {}: {failure}", pod.key());
-        }
+        let (connection, patience, pod) = (Arc::clone(&self.connection), self.little_patience(), pod.clone());
+        self.connection.wait_for(async move {
+            let sending = events.iter().map(|event| send_event(&connection, &patience, &pod, event));
+            if let Err(failure) = try_join_all(sending).await {
+                tracing::debug!("events of pod {}: {failure}", pod.key());
+            }
+        });
     }
 
     fn warnings(&self) -> Vec<String> {
@@ -191,18 +202,14 @@ fn is_gone(pod: &Pod) -> CniError {
 
 /// Through the status: who may patch the pod itself may change what it runs, and the agent is not given that. The answer is
 /// the metadata alone.
-async fn patch_status(
-    client: Client,
-    pod: &Pod,
-    patch: &Patch<Value>,
-) -> kube::Result<PartialObjectMeta<KubernetesPod>> {
+fn status_patch(pod: &Pod, patch: Value) -> kube::Result<HttpRequest<Vec<u8>>> {
     const METADATA: &str = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
     let pods = Request::new(KubernetesPod::url_path(&(), Some(&pod.namespace)));
     let mut request = pods
-        .patch_subresource("status", &pod.name, &PatchParams::default(), patch)
+        .patch_subresource("status", &pod.name, &PatchParams::default(), &Patch::Merge(patch))
         .map_err(kube::Error::BuildRequest)?;
     request.headers_mut().insert(ACCEPT, HeaderValue::from_static(METADATA));
-    client.request(request).await
+    Ok(request)
 }
 
 /// A patch with another uid is 422, and its cause names the field (recorded of Kubernetes 1.36).

@@ -14,6 +14,7 @@ use kube::core::Status;
 use kube::{Client, Config};
 use musubi_delegates::cni::{CniError, code};
 use tokio::runtime::{Handle, Runtime};
+use tokio::sync::oneshot;
 use tower::util::MapResponseLayer;
 
 use super::refusal;
@@ -155,20 +156,31 @@ impl Connection {
     ///
     /// # Errors
     /// See [`Self::request`].
-    pub fn call<T, F: Future<Output = kube::Result<T>>>(
-        &self,
+    pub fn call<T, F>(
+        self: &Arc<Self>,
         verb: &'static str,
-        patience: &Patience,
-        request: impl Fn(Client) -> F,
-    ) -> Result<T, Failure> {
-        self.wait_for(self.request(verb, patience, request))
+        patience: Patience,
+        request: impl Fn(Client) -> F + Send + Sync + 'static,
+    ) -> Result<T, Failure>
+    where
+        T: Send + 'static,
+        F: Future<Output = kube::Result<T>> + Send + 'static,
+    {
+        let connection = Arc::clone(self);
+        self.wait_for(async move { connection.request(verb, &patience, request).await })
+            .unwrap_or_else(|| Err(Failure::Away("the request was given up half-way".to_owned())))
     }
 
-    /// Waits for anything on the connection's runtime; not to be called on the runtime itself.
-    pub fn wait_for<T>(&self, work: impl Future<Output = T>) -> T {
+    /// Waits for anything on the connection's runtime, where all of it happens: threads wake each other twice and no more.
+    /// Not to be called on the runtime itself. `None` when it did not come to its end.
+    pub fn wait_for<T: Send + 'static>(&self, work: impl Future<Output = T> + Send + 'static) -> Option<T> {
         match &self.worker {
-            Worker::Own(runtime) => runtime.block_on(work),
-            Worker::Of(handle) => handle.block_on(work),
+            Worker::Own(runtime) => Some(runtime.block_on(work)),
+            Worker::Of(handle) => {
+                let (sender, outcome) = oneshot::channel();
+                handle.spawn(async move { sender.send(work.await).ok() });
+                outcome.blocking_recv().ok()
+            }
         }
     }
 

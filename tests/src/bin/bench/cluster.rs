@@ -2,6 +2,7 @@
 //! its one PATCH, and what the agent takes of memory. The API server is the tests' own, in this process.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::Pod as KubernetesPod;
@@ -70,7 +71,7 @@ impl Stage {
 
     fn patch(&self, node: &Node) -> PatchOnly {
         let source = Source::Kubeconfig(self.cluster.kubeconfig(node.folder()));
-        PatchOnly { connection: Connection::alone(source).expect("a runtime"), uids: self.uids.clone() }
+        PatchOnly { connection: Arc::new(Connection::alone(source).expect("a runtime")), uids: self.uids.clone() }
     }
 }
 
@@ -122,7 +123,7 @@ impl Side for Ours {
 
 /// The one request to the API server that an ADD needs.
 struct PatchOnly {
-    connection: Connection,
+    connection: Arc<Connection>,
     uids: Vec<String>,
 }
 
@@ -130,15 +131,14 @@ impl PatchOnly {
     fn send(&self, pod: &Pod) {
         let status = "x".repeat(700);
         let metadata = json!({"uid": self.uids[pod.number as usize], "annotations": {"k8s.v1.cni.cncf.io/network-status": status}});
-        let patch = Patch::Merge(json!({"metadata": metadata}));
+        let patch = Arc::new(Patch::Merge(json!({"metadata": metadata})));
         let patience =
             Patience { deadline: Instant::now() + Duration::from_secs(5), once: true, cancel: Cancel::default() };
-        let (patch, name) = (&patch, pod.name());
-        let name = &name;
-        let sent = self.connection.call("patch", &patience, |client| async move {
-            Api::<KubernetesPod>::namespaced(client, "default")
-                .patch_metadata(name, &PatchParams::default(), patch)
-                .await
+        let name = pod.name();
+        let sent = self.connection.call("patch", patience, move |client| {
+            let (pods, patch, name) =
+                (Api::<KubernetesPod>::namespaced(client, "default"), Arc::clone(&patch), name.clone());
+            async move { pods.patch_metadata(&name, &PatchParams::default(), &patch).await }
         });
         sent.expect("a patched pod");
     }
