@@ -5,7 +5,7 @@ use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::RESOURCE_NAME_ANNOTATION;
+use crate::{FORCE_ANNOTATION, RESOURCE_NAME_ANNOTATION};
 
 /// What a definition holds beside its metadata. A definition without `spec` is valid (multi-net 3.2), which
 /// `#[kube(no_spec)]` alone can express: otherwise the derived type and its schema require one. So the field `spec` of
@@ -46,6 +46,12 @@ impl NetworkAttachmentDefinition {
     pub fn config(&self) -> Option<&str> {
         let config = self.spec.spec.as_ref()?.config.as_deref()?;
         (!config.trim().is_empty()).then_some(config)
+    }
+
+    /// Whether the annotation [`FORCE_ANNOTATION`] lets it be changed under pods that use it.
+    pub fn is_forced(&self) -> bool {
+        let annotations = self.metadata.annotations.as_ref();
+        annotations.and_then(|all| all.get(FORCE_ANNOTATION)).is_some_and(|value| value == "true")
     }
 
     /// The resource whose devices this network uses, from the annotation [`RESOURCE_NAME_ANNOTATION`].

@@ -19,12 +19,14 @@ pub mod address;
 pub mod definition;
 mod excerpt;
 pub mod name;
+pub mod policy;
 pub mod selection;
 pub mod status;
 
 pub use address::{InfinibandGuid, MacAddress, RequestedIp};
 pub use definition::{NetworkAttachmentDefinition, NetworkAttachmentDefinitionFields, NetworkAttachmentDefinitionSpec};
 pub use name::InterfaceName;
+pub use policy::{AttachmentPolicy, AttachmentPolicySpec};
 pub use selection::{
     Bandwidth, NetworkSelection, PortMapping, Protocol, SelectionError, parse_default_network, parse_networks,
 };
@@ -42,3 +44,6 @@ pub const DEFAULT_NETWORK_ANNOTATION: &str = "v1.multus-cni.io/default-network";
 
 /// Annotation of a definition naming the resource whose devices its attachments use (device-info 4.1).
 pub const RESOURCE_NAME_ANNOTATION: &str = "k8s.v1.cni.cncf.io/resourceName";
+
+/// Annotation of a definition: `"true"` lets it be changed under pods that use it.
+pub const FORCE_ANNOTATION: &str = "musubi.dev/force";

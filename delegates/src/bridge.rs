@@ -15,6 +15,7 @@ use crate::ipam::Ipam;
 use crate::netlink::link::data_u8;
 use crate::netlink::vlan::VlanMembership;
 use crate::netlink::{Link, LinkChange, MacAddress};
+use crate::uses::Uses;
 use crate::veth::{self, Pair, Wanted};
 
 /// `IFLA_BRPORT_MODE`: hairpin.
@@ -26,7 +27,8 @@ const DEFAULT_VLAN: u16 = 1;
 /// Position of the pod's interface in a result: after the bridge and the host's end.
 const POD: usize = 2;
 
-const KEYS: &[&str] = &[
+/// The keys of this kind beside the common ones.
+pub(crate) const KEYS: &[&str] = &[
     "bridge",
     "isGateway",
     "isDefaultGateway",
@@ -122,6 +124,26 @@ impl Delegate for Bridge {
 
     fn warnings(&self) -> Vec<String> {
         self.warnings.clone()
+    }
+
+    fn uses(&self) -> Uses {
+        let untagged = |key: &'static str| (key, 0..=0);
+        let access = self.vlan.map(|id| ("vlan", id..=id));
+        let mut vlans: Vec<_> =
+            access.into_iter().chain(self.trunk.iter().map(|range| ("vlanTrunk", range.first..=range.last))).collect();
+        if vlans.is_empty() {
+            vlans.push(untagged("vlan"));
+        } else if self.preserve_default_vlan {
+            vlans.push(untagged("preserveDefaultVlan"));
+        }
+        Uses {
+            bridge: Some(self.device.name.clone()),
+            vlans,
+            node_is_gateway: self.is_gateway,
+            node_has_subnets: self.is_gateway,
+            ..Uses::default()
+        }
+        .with_ipam(self.ipam.as_ref())
     }
 
     fn add(&self, at: &Attachment<'_>) -> Result<Added, CniError> {

@@ -15,6 +15,7 @@ use crate::external::Surroundings;
 use crate::mark::Mark;
 use crate::netlink::{self, Link};
 use crate::netns::Namespace;
+use crate::uses::Uses;
 
 /// What every verb is told: the network and the place.
 #[derive(Clone, Copy)]
@@ -172,6 +173,9 @@ pub trait Delegate {
 
     /// What was ignored, one line each, for a person.
     fn warnings(&self) -> Vec<String>;
+
+    /// What it takes of the node and of its networks.
+    fn uses(&self) -> Uses;
 
     /// Makes the attachment.
     ///

@@ -8,12 +8,14 @@ use crate::interface::{self, Fitting};
 use crate::ipam::Ipam;
 use crate::netlink::link::data_u16;
 use crate::on_master::{self, Kind, Master};
+use crate::uses::{self, Uses};
 
 const KIND: Kind = Kind { name: "ipvlan", title: "ipvlan", module: "ipvlan" };
 /// `IFLA_IPVLAN_MODE`.
 const DATA_MODE: u16 = 1;
 
-const KEYS: &[&str] = &["mode"];
+/// The keys of this kind beside the common ones.
+pub(crate) const KEYS: &[&str] = &["mode"];
 
 /// On which layer packets are handed over (`IPVLAN_MODE_…`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,6 +75,10 @@ impl Delegate for Ipvlan {
 
     fn warnings(&self) -> Vec<String> {
         self.warnings.clone()
+    }
+
+    fn uses(&self) -> Uses {
+        Uses { master: uses::below(self.master.name.as_ref()), ..Uses::default() }.with_ipam(self.ipam.as_ref())
     }
 
     fn add(&self, at: &Attachment<'_>) -> Result<Added, CniError> {

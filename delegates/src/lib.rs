@@ -37,6 +37,7 @@ pub mod remains;
 pub mod shared;
 pub mod standalone;
 pub mod sys;
+pub mod uses;
 pub mod veth;
 pub mod vlan;
 pub mod vxlan;

@@ -7,6 +7,7 @@ use crate::delegate::{Added, Attachment, Context, Delegate, OwnedLink};
 use crate::interface;
 use crate::netlink::{Link, LinkChange};
 use crate::netns::Namespace;
+use crate::uses::Uses;
 
 /// The only interface it works on, whatever the runtime asks for.
 const LO: &str = "lo";
@@ -24,6 +25,10 @@ impl Delegate for Loopback {
 
     fn warnings(&self) -> Vec<String> {
         self.warnings.clone()
+    }
+
+    fn uses(&self) -> Uses {
+        Uses::default()
     }
 
     fn add(&self, at: &Attachment<'_>) -> Result<Added, CniError> {

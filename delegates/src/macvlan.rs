@@ -9,6 +9,7 @@ use crate::ipam::Ipam;
 use crate::netlink::link::data_u32;
 use crate::netlink::{Link, LinkChange, MacAddress};
 use crate::on_master::{self, Kind, Master};
+use crate::uses::{self, Uses};
 
 const KIND: Kind = Kind { name: "macvlan", title: "macvlan", module: "macvlan" };
 /// `IFLA_MACVLAN_MODE`.
@@ -16,7 +17,8 @@ const DATA_MODE: u16 = 1;
 /// `IFLA_MACVLAN_BC_QUEUE_LEN`.
 const DATA_BROADCAST_QUEUE: u16 = 7;
 
-const KEYS: &[&str] = &["mode", "mac", "bcqueuelen"];
+/// The keys of this kind beside the common ones.
+pub(crate) const KEYS: &[&str] = &["mode", "mac", "bcqueuelen"];
 
 /// How the links of one master reach each other (`MACVLAN_MODE_…`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,6 +84,10 @@ impl Delegate for Macvlan {
 
     fn warnings(&self) -> Vec<String> {
         self.warnings.clone()
+    }
+
+    fn uses(&self) -> Uses {
+        Uses { master: uses::below(self.master.name.as_ref()), ..Uses::default() }.with_ipam(self.ipam.as_ref())
     }
 
     fn add(&self, at: &Attachment<'_>) -> Result<Added, CniError> {

@@ -11,9 +11,11 @@ use crate::interface::{self, Fitting};
 use crate::ipam::Ipam;
 use crate::netlink::route::Route;
 use crate::netlink::{Link, Netlink, address};
+use crate::uses::Uses;
 use crate::veth::{self, Pair, Wanted};
 
-const KEYS: &[&str] = &["ipMasq", "ipMasqBackend", "mtu"];
+/// The keys of this kind beside the common ones.
+pub(crate) const KEYS: &[&str] = &["ipMasq", "ipMasqBackend", "mtu"];
 /// Position of the pod's interface in a result: after the host's end.
 const POD: usize = 1;
 
@@ -47,6 +49,10 @@ impl Delegate for Ptp {
 
     fn warnings(&self) -> Vec<String> {
         self.warnings.clone()
+    }
+
+    fn uses(&self) -> Uses {
+        Uses { node_is_gateway: true, ..Uses::default() }.with_ipam(Some(&self.ipam))
     }
 
     fn add(&self, at: &Attachment<'_>) -> Result<Added, CniError> {

@@ -1,17 +1,19 @@
 //! Which types are bundled, and for each configuration whether the delegate in this program carries it out or the plugin of
 //! that name. A new kind of interface is one line in `KINDS` and one in [`BUNDLED`].
 
-use crate::bridge::Bridge;
+use crate::bridge::{self, Bridge};
 use crate::cni::{ConfigError, NetConf, code};
 use crate::delegate::Delegate;
-use crate::ipam::{host_local, static_addresses};
-use crate::ipvlan::Ipvlan;
+use crate::interface::COMMON_KEYS;
+use crate::ipam::{Ipam, host_local, static_addresses};
+use crate::ipvlan::{self, Ipvlan};
 use crate::loopback::Loopback;
-use crate::macvlan::Macvlan;
-use crate::ptp::Ptp;
+use crate::macvlan::{self, Macvlan};
+use crate::on_master;
+use crate::ptp::{self, Ptp};
 use crate::remains::Remains;
-use crate::vlan::Vlan;
-use crate::vxlan::Vxlan;
+use crate::vlan::{self, Vlan};
+use crate::vxlan::{self, Vxlan};
 
 /// Every type this program can be called as: the kinds of interface, then the IPAM types.
 pub const BUNDLED: &[&str] =
@@ -22,19 +24,33 @@ struct Kind {
     name: &'static str,
     /// The kernel's kind of the link it makes in the pod.
     link: Option<&'static str>,
+    /// The keys of its configuration, beside those of every kind.
+    keys: &'static [&'static [&'static str]],
     /// The keys of `CNI_ARGS` it reads.
     args: &'static [&'static str],
     parse: fn(&NetConf) -> Result<Box<dyn Delegate>, ConfigError>,
 }
 
 const KINDS: &[Kind] = &[
-    Kind { name: "bridge", link: Some("veth"), args: &["MAC"], parse: boxed::<Bridge> },
-    Kind { name: "macvlan", link: Some("macvlan"), args: &["MAC"], parse: boxed::<Macvlan> },
-    Kind { name: "ipvlan", link: Some("ipvlan"), args: &[], parse: boxed::<Ipvlan> },
-    Kind { name: "vlan", link: Some("vlan"), args: &[], parse: boxed::<Vlan> },
-    Kind { name: "vxlan", link: Some("veth"), args: &["MAC"], parse: boxed::<Vxlan> },
-    Kind { name: "ptp", link: Some("veth"), args: &[], parse: boxed::<Ptp> },
-    Kind { name: "loopback", link: None, args: &[], parse: boxed::<Loopback> },
+    Kind { name: "bridge", link: Some("veth"), keys: &[bridge::KEYS], args: &["MAC"], parse: boxed::<Bridge> },
+    Kind {
+        name: "macvlan",
+        link: Some("macvlan"),
+        keys: &[on_master::KEYS, macvlan::KEYS],
+        args: &["MAC"],
+        parse: boxed::<Macvlan>,
+    },
+    Kind {
+        name: "ipvlan",
+        link: Some("ipvlan"),
+        keys: &[on_master::KEYS, ipvlan::KEYS],
+        args: &[],
+        parse: boxed::<Ipvlan>,
+    },
+    Kind { name: "vlan", link: Some("vlan"), keys: &[on_master::KEYS, vlan::KEYS], args: &[], parse: boxed::<Vlan> },
+    Kind { name: "vxlan", link: Some("veth"), keys: &[vxlan::KEYS], args: &["MAC"], parse: boxed::<Vxlan> },
+    Kind { name: "ptp", link: Some("veth"), keys: &[ptp::KEYS], args: &[], parse: boxed::<Ptp> },
+    Kind { name: "loopback", link: None, keys: &[], args: &[], parse: boxed::<Loopback> },
 ];
 
 fn boxed<D: Delegate + 'static>(conf: &NetConf) -> Result<Box<dyn Delegate>, ConfigError> {
@@ -57,6 +73,14 @@ pub fn parse(plugin_type: &str, conf: &NetConf) -> Option<Result<Box<dyn Delegat
 pub fn parse_for_del(plugin_type: &str, conf: &NetConf) -> Option<Box<dyn Delegate>> {
     let kind = kind(plugin_type)?;
     Some((kind.parse)(conf).unwrap_or_else(|error| Box::new(Remains::of(conf, kind.link, &error))))
+}
+
+/// The paths of all keys that a bundled kind of interface knows, without positions in lists; `None` for any other type.
+#[must_use]
+pub fn keys(plugin_type: &str) -> Option<Vec<String>> {
+    let kind = kind(plugin_type)?;
+    let own = kind.keys.iter().copied().flatten().chain(COMMON_KEYS).map(|key| (*key).to_owned());
+    Some(own.chain(Ipam::keys()).collect())
 }
 
 /// The keys of `CNI_ARGS` that a bundled type reads (DESIGN: a requested `IP` or `MAC` may travel there).

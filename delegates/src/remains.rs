@@ -7,6 +7,7 @@ use crate::delegate::{Added, Attachment, Context, Delegate, OwnedLink};
 use crate::firewall::{self, Owner};
 use crate::interface;
 use crate::ipam::Ipam;
+use crate::uses::Uses;
 use crate::vxlan;
 use crate::vxlan_device::{self, Vni};
 
@@ -39,6 +40,10 @@ impl Delegate for Remains {
 
     fn warnings(&self) -> Vec<String> {
         vec![format!("{}: taken away as far as that can be read", self.error)]
+    }
+
+    fn uses(&self) -> Uses {
+        Uses::default()
     }
 
     fn add(&self, _at: &Attachment<'_>) -> Result<Added, CniError> {

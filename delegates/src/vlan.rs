@@ -7,12 +7,14 @@ use crate::interface::{self, Fitting};
 use crate::ipam::Ipam;
 use crate::netlink::link::data_u16;
 use crate::on_master::{self, Kind, Master};
+use crate::uses::{self, Uses};
 
 const KIND: Kind = Kind { name: "vlan", title: "802.1q VLAN", module: "8021q" };
 /// `IFLA_VLAN_ID`.
 const DATA_ID: u16 = 1;
 
-const KEYS: &[&str] = &["vlanId"];
+/// The keys of this kind beside the common ones.
+pub(crate) const KEYS: &[&str] = &["vlanId"];
 
 /// A parsed `vlan` configuration.
 #[derive(Debug)]
@@ -55,6 +57,11 @@ impl Delegate for Vlan {
 
     fn warnings(&self) -> Vec<String> {
         self.warnings.clone()
+    }
+
+    fn uses(&self) -> Uses {
+        let vlans = vec![("vlanId", self.id..=self.id)];
+        Uses { master: uses::below(self.master.name.as_ref()), vlans, ..Uses::default() }.with_ipam(Some(&self.ipam))
     }
 
     fn add(&self, at: &Attachment<'_>) -> Result<Added, CniError> {

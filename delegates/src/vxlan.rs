@@ -11,6 +11,7 @@ use crate::delegate::{Added, Attachment, Context, Delegate, OwnedLink, Side};
 use crate::interface::{self, Fitting};
 use crate::ipam::Ipam;
 use crate::netlink::{Link, MacAddress};
+use crate::uses::{self, Uses};
 use crate::veth::{self, Pair, Wanted};
 use crate::vxlan_device::{Flood, Present, Vni, VxlanDevice, remove_if_unused};
 
@@ -19,7 +20,8 @@ const PORT: u16 = 4789;
 /// Position of the pod's interface in a result: after the bridge and the host's end.
 const POD: usize = 2;
 
-const KEYS: &[&str] = &[
+/// The keys of this kind beside the common ones.
+pub(crate) const KEYS: &[&str] = &[
     "vni",
     "master",
     "local",
@@ -100,6 +102,26 @@ impl Delegate for Vxlan {
 
     fn warnings(&self) -> Vec<String> {
         self.warnings.clone()
+    }
+
+    fn uses(&self) -> Uses {
+        let device = &self.device;
+        let flood = match &device.flood {
+            Flood::Group(group) => vec![("group", *group)],
+            Flood::Remotes(remotes) => remotes.iter().map(|remote| ("remotes", *remote)).collect(),
+        };
+        Uses {
+            master: uses::below(device.master.as_ref()),
+            bridge: Some(device.bridge.name.clone()),
+            is_own_bridge: device.bridge.name == device.vni.bridge_name(),
+            vni: Some(device.vni.get()),
+            port: Some(device.port),
+            vteps: device.local.map(|local| ("local", local)).into_iter().chain(flood).collect(),
+            node_is_gateway: self.is_gateway,
+            node_has_subnets: self.is_gateway,
+            ..Uses::default()
+        }
+        .with_ipam(self.ipam.as_ref())
     }
 
     fn add(&self, at: &Attachment<'_>) -> Result<Added, CniError> {

@@ -218,6 +218,16 @@ impl Config {
         })
     }
 
+    /// The configuration of a cluster whose own is not known: everything at its default.
+    ///
+    /// # Errors
+    /// None that could come up: it is parsed as any other.
+    pub fn assumed() -> Result<Self, CniError> {
+        Self::parse(&NetConf::parse(
+            br#"{"cniVersion":"1.0.0","name":"musubi-network","type":"musubi","delegates":[{"type":"loopback"}]}"#,
+        )?)
+    }
+
     /// Reads what DEL needs, which is where the records are: the record says the rest, and a configuration that was fit for
     /// ADD may have been spoiled since. What else is wrong is a warning.
     ///

@@ -30,6 +30,11 @@ pub fn start_agent(config: &AgentConfig) {
     Log { level: config.log_level, file: config.log_file.as_deref(), to_stderr: config.log_to_stderr, json }.start();
 }
 
+/// Starts logging to stderr alone.
+pub fn start_on_stderr(level: LogLevel, json: bool) {
+    Log { level, file: None, to_stderr: true, json }.start();
+}
+
 struct Log<'a> {
     level: LogLevel,
     file: Option<&'a Path>,

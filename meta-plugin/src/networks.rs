@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use musubi_crds::{
     DEFAULT_NETWORK_ANNOTATION, NETWORKS_ANNOTATION, NetworkSelection, parse_default_network, parse_networks,
@@ -11,7 +12,8 @@ use musubi_delegates::cni::{CniError, ConfList, NetConf, NetworkName, code};
 
 use serde_json::{Map, json};
 
-use crate::check::{definition, pod as check_pod};
+use crate::check::policy::{Fence, Labels, Policies};
+use crate::check::{definition, request};
 use crate::config::{Config, DefaultNetwork, refuse_ourselves};
 use crate::store::{Pod, Store};
 
@@ -35,15 +37,44 @@ pub struct Wanted {
     pub selection: Option<NetworkSelection>,
 }
 
+/// Where the configurations are that networks name instead of holding them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// On this node.
+    Here,
+    /// On nodes that cannot be looked at: something stands in for what is there, the cluster's default network included.
+    Elsewhere {
+        /// Whether a definition that is not known may yet come, so that something stands in for it, too.
+        missing_may_come: bool,
+    },
+}
+
 /// Everything a pod is to be attached to, the cluster default first.
 ///
 /// # Errors
-/// A wrong annotation, a missing or wrong network (code 7), a store that cannot answer (11).
+/// A wrong annotation, a missing or wrong network, one that is not granted (code 7), a store that cannot answer (11).
 pub fn look_up(config: &Config, pod: Option<&Pod>, store: &dyn Store) -> Result<Vec<Wanted>, CniError> {
-    let finder = Finder { config, store };
+    look_up_from(Place::Here, config, pod, store)
+}
+
+/// As [`look_up`], by somebody who may not be on the node.
+///
+/// # Errors
+/// As [`look_up`].
+pub fn look_up_from(
+    place: Place,
+    config: &Config,
+    pod: Option<&Pod>,
+    store: &dyn Store,
+) -> Result<Vec<Wanted>, CniError> {
+    let selects =
+        pod.is_some_and(|pod| pod.selects_networks() || pod.annotations.contains_key(DEFAULT_NETWORK_ANNOTATION));
+    let policies = if selects { store.policies()? } else { Arc::default() };
+    let finder = Finder { config, store, place, policies };
     let mut wanted = finder.default_network(pod)?;
     let in_system_namespace = pod.is_some_and(|pod| config.system_namespaces.contains(&pod.namespace));
-    if matches!(config.default_network, DefaultNetwork::Named(_)) && !in_system_namespace {
+    let has_more = place == Place::Here && matches!(config.default_network, DefaultNetwork::Named(_));
+    if has_more && !in_system_namespace {
         for name in &config.default_networks {
             let network = finder.configured("defaultNetworks", name)?;
             wanted.push(Wanted { network, selection: None });
@@ -56,13 +87,23 @@ pub fn look_up(config: &Config, pod: Option<&Pod>, store: &dyn Store) -> Result<
             .map_err(|e| annotation_error(NETWORKS_ANNOTATION, &e.to_string()))?;
         for (position, selection) in selections.into_iter().enumerate() {
             let at = |e: CniError| e.context(format!("annotation {NETWORKS_ANNOTATION}, element {}", position + 1));
-            check_pod::isolation(config, &pod.namespace, &selection.namespace, None).map_err(at)?;
-            let network = finder.definition(&selection.namespace, &selection.name).map_err(at)?;
-            wanted.push(Wanted { network, selection: Some(selection) });
+            request::isolation(config, &pod.namespace, &selection.namespace, None).map_err(at)?;
+            wanted.push(finder.selected(pod, selection).map_err(at)?);
         }
     }
-    wanted.extend(finder.auxiliary_chain()?);
+    if place == Place::Here {
+        wanted.extend(finder.auxiliary_chain()?);
+    }
     Ok(wanted)
+}
+
+/// The fence around a namespace.
+///
+/// # Errors
+/// The store cannot say what labels it has.
+pub fn fence<'a>(policies: &'a Policies, store: &dyn Store, namespace: &str) -> Result<Option<Fence<'a>>, CniError> {
+    let labels = if policies.need_labels(namespace) { store.labels(namespace)? } else { Labels::new() };
+    Ok(policies.fence(namespace, &labels))
 }
 
 /// The default network alone, for STATUS, GC and a DEL without a record.
@@ -70,18 +111,21 @@ pub fn look_up(config: &Config, pod: Option<&Pod>, store: &dyn Store) -> Result<
 /// # Errors
 /// It cannot be found or read.
 pub fn default_only(config: &Config, store: &dyn Store) -> Result<Vec<Wanted>, CniError> {
-    Finder { config, store }.default_network(None)
+    Finder { config, store, place: Place::Here, policies: Arc::default() }.default_network(None)
 }
 
 struct Finder<'a> {
     config: &'a Config,
     store: &'a dyn Store,
+    place: Place,
+    policies: Arc<Policies>,
 }
 
 impl Finder<'_> {
     /// The cluster default, or what the pod's annotation puts in its place; then the other configurations in line.
     fn default_network(&self, pod: Option<&Pod>) -> Result<Vec<Wanted>, CniError> {
         let mut wanted: Vec<Wanted> = match &self.config.default_network {
+            _ if self.place != Place::Here => vec![stand_in("the cluster's default network", &self.config.name)?],
             DefaultNetwork::Named(name) => vec![self.configured("clusterNetwork", name)?],
             DefaultNetwork::Inline(lists) => lists
                 .iter()
@@ -109,32 +153,71 @@ impl Finder<'_> {
         let selection = parse_default_network(annotation, home)
             .map_err(|e| annotation_error(DEFAULT_NETWORK_ANNOTATION, &e.to_string()))?;
         let at = |e: CniError| e.context(format!("annotation {DEFAULT_NETWORK_ANNOTATION}"));
-        check_pod::isolation(self.config, &pod.namespace, &selection.namespace, Some(home)).map_err(at)?;
-        let network = self.definition(&selection.namespace, &selection.name).map_err(at)?;
-        Ok(Wanted { network, selection: Some(selection) })
+        request::isolation(self.config, &pod.namespace, &selection.namespace, Some(home)).map_err(at)?;
+        self.selected(pod, selection).map_err(at)
     }
 
-    /// A definition of the store; one without a configuration names a file of the node (multi-net 3.4.1).
-    fn definition(&self, namespace: &str, name: &str) -> Result<Network, CniError> {
+    /// What an annotation names, as far as the policies grant it: to the pod's namespace the name and the requests, to the
+    /// definition's what it says.
+    fn selected(&self, pod: &Pod, selection: NetworkSelection) -> Result<Wanted, CniError> {
+        let full_name = format!("{}/{}", selection.namespace, selection.name);
+        let here = |e: CniError| definition::in_network(&full_name, e);
+        let own = fence(&self.policies, self.store, &pod.namespace)?;
+        if let Some(own) = &own {
+            own.definitions_of(&selection.namespace).map_err(here)?;
+        }
+        let definers = fence(&self.policies, self.store, &selection.namespace)?;
+        let network = self.definition(&selection.namespace, &selection.name, definers.as_ref())?;
+        if let (Some(own), Found::Written(network) | Found::Elsewhere(network)) = (&own, &network) {
+            own.requests(&selection, &network.list).map_err(here)?;
+        }
+        Ok(match network {
+            Found::Written(network) => Wanted { network, selection: Some(selection) },
+            // Nobody can say here what such a network can be asked for.
+            Found::Elsewhere(network) => {
+                let NetworkSelection { namespace, name, interface, default_route, .. } = selection;
+                let selection = NetworkSelection { namespace, name, interface, default_route, ..Default::default() };
+                Wanted { network, selection: Some(selection) }
+            }
+        })
+    }
+
+    /// A definition of the store; one without a configuration names a file of the node (multi-net 3.4.1). What it says is
+    /// held to the fence.
+    fn definition(&self, namespace: &str, name: &str, fence: Option<&Fence<'_>>) -> Result<Found, CniError> {
         let full_name = format!("{namespace}/{name}");
-        let found = self.store.network(namespace, name).map_err(|e| definition::in_network(&full_name, e))?;
-        let Some(found) = found else { return Err(definition::missing(&full_name, "")) };
+        let here = |e: CniError| definition::in_network(&full_name, e);
+        let Some(found) = self.store.network(namespace, name).map_err(here)? else {
+            return match self.place {
+                Place::Elsewhere { missing_may_come: true } => stand_in(&full_name, name).map(Found::Elsewhere),
+                _ => Err(definition::missing(&full_name, "")),
+            };
+        };
+        if let (Some(fence), None) = (fence, &found.config) {
+            fence.node_file().map_err(here)?;
+        }
         let list = match &found.config {
-            Some(config) => definition::parse(config, name),
-            None => match self.named_file(name).map_err(|e| definition::in_network(&full_name, e))? {
-                Some(list) => Ok(list),
-                None => Err(CniError::new(
-                    code::CONFIG,
-                    format!(
-                        "the definition has no spec.config, and no file in {} has the name \"{name}\"",
-                        self.config.conf_dir.display()
+            Some(config) => definition::parse(config, name).map_err(here)?,
+            None if self.place != Place::Here => return stand_in(&full_name, name).map(Found::Elsewhere),
+            None => self.named_file(name).map_err(here)?.ok_or_else(|| {
+                here(
+                    CniError::new(
+                        code::CONFIG,
+                        format!(
+                            "the definition has no spec.config, and no file in {} has the name \"{name}\"",
+                            self.config.conf_dir.display()
+                        ),
+                    )
+                    .with_details(
+                        "give the definition a spec.config, or put a configuration of that name on every node",
                     ),
                 )
-                .with_details("give the definition a spec.config, or put a configuration of that name on every node")),
-            },
+            })?,
         };
-        let list = list.map_err(|e| definition::in_network(&full_name, e))?;
-        Ok(Network { name: full_name, list, resource_name: found.resource_name })
+        if let Some(fence) = fence {
+            fence.definition(&list).map_err(|e| here(e.into()))?;
+        }
+        Ok(Found::Written(Network { name: full_name, list, resource_name: found.resource_name }))
     }
 
     /// A network that our configuration names, in Multus' order: a definition, a file by its JSON name, a folder, a file.
@@ -146,7 +229,7 @@ impl Finder<'_> {
             return named(list, value).map_err(here);
         }
         if self.store.network(home, value).map_err(here)?.is_some() {
-            return self.definition(home, value);
+            return Ok(self.definition(home, value, None)?.network());
         }
         match self.named_file(value).map_err(here)? {
             Some(list) => named(list, value).map_err(here),
@@ -211,6 +294,30 @@ impl Finder<'_> {
     }
 }
 
+/// A network, and whether its configuration is at hand.
+enum Found {
+    Written(Network),
+    Elsewhere(Network),
+}
+
+impl Found {
+    fn network(self) -> Network {
+        match self {
+            Self::Written(network) | Self::Elsewhere(network) => network,
+        }
+    }
+}
+
+/// What stands where a network would be whose configuration is elsewhere: one that is right whatever it is.
+fn stand_in(full_name: &str, name: &str) -> Result<Network, CniError> {
+    let list = ConfList::from_map(Map::from_iter([
+        ("cniVersion".to_owned(), "1.0.0".into()),
+        ("name".to_owned(), name.into()),
+        ("type".to_owned(), "loopback".into()),
+    ]))?;
+    Ok(Network { name: full_name.to_owned(), list, resource_name: None })
+}
+
 fn named(list: ConfList, fallback: &str) -> Result<Network, CniError> {
     match &list.name {
         Some(name) => Ok(Network { name: name.to_string(), list, resource_name: None }),
@@ -218,7 +325,9 @@ fn named(list: ConfList, fallback: &str) -> Result<Network, CniError> {
     }
 }
 
-fn annotation_error(annotation: &str, problem: &str) -> CniError {
+/// The error for an annotation that cannot be read.
+#[must_use]
+pub fn annotation_error(annotation: &str, problem: &str) -> CniError {
     CniError::new(code::CONFIG, format!("annotation {annotation}: {problem}"))
         .with_details("correct the pod's annotation; the pod is not started with only some of its networks")
 }

@@ -11,7 +11,7 @@ use musubi_delegates::cni::{CniError, ConfList, ConfigError, InterfaceName, NetC
 use musubi_delegates::registry::{self, Runs};
 use serde_json::{Map, Value, json};
 
-use crate::check::{definition, pod as check_pod};
+use crate::check::{definition, request};
 use crate::config::Config;
 use crate::devices::{Device, Devices, Taken};
 use crate::networks::{Network, Wanted};
@@ -86,7 +86,7 @@ pub fn plan(
     }
     unique_interfaces(&attachments)?;
     let requests = attachments.iter().filter_map(|a| Some((a.network.as_str(), a.default_route.as_deref()?)));
-    check_pod::one_default_route(requests)?;
+    request::one_default_route(requests)?;
     Ok(Plan { attachments, warnings })
 }
 
@@ -101,6 +101,13 @@ pub fn hot_plugged(config: &Config, wanted: Wanted, mut devices: Devices) -> Res
     let unused = InterfaceName::parse("eth0")?;
     let planned = attachment(config, wanted, PLACE, &unused, &mut devices, &mut warnings);
     Ok((planned.map_err(|e| definition::in_network(&name, e))?, warnings))
+}
+
+/// What is wrong with the plugins of a network, each by itself: the errors that planning would end with one after the other.
+#[must_use]
+pub fn wrong_plugins(config: &Config, list: &ConfList) -> Vec<CniError> {
+    let wrong = |index| delegate(config, list, index, &Map::new(), None).err();
+    (0..list.plugins.len()).filter_map(wrong).collect()
 }
 
 fn attachment(
@@ -125,7 +132,7 @@ fn attachment(
     let mut args = Vec::new();
     let mut by_capability = Map::new();
     if let Some(selection) = &selection {
-        let requests = check_pod::requests(config, selection, &list)?;
+        let requests = request::requests(config, selection, &list)?;
         let named = |text: &String| format!("network {}: {text}", network.name);
         warnings.extend(requests.warnings.iter().map(named));
         warnings.extend(
@@ -138,7 +145,7 @@ fn attachment(
         by_capability = requests.runtime_config;
         runtime_config.extend(by_capability.clone());
     }
-    let device_info_file = (device.is_some() || check_pod::declares(&list, "CNIDeviceInfoFile"))
+    let device_info_file = (device.is_some() || request::declares(&list, "CNIDeviceInfoFile"))
         .then(|| devices.info_file(interface.as_str()))
         .flatten();
     runtime_config.extend(device.as_ref().map(|device| ("deviceID".to_owned(), device.id.as_str().into())));
@@ -179,9 +186,9 @@ fn device(
     warnings: &mut Vec<String>,
 ) -> Result<Option<Device>, CniError> {
     let requested = selection.as_ref().is_some_and(|selection| selection.device_id.is_some());
-    let needed_by = check_pod::needs_device(&network.list, selection.as_deref());
+    let needed_by = request::needs_device(&network.list, selection.as_deref());
     let Some(resource) = &network.resource_name else {
-        return needed_by.map_or(Ok(None), |plugin_type| Err(check_pod::no_resource(plugin_type)));
+        return needed_by.map_or(Ok(None), |plugin_type| Err(request::no_resource(plugin_type)));
     };
     match devices.take(resource) {
         Taken::Device(device) => {
@@ -196,7 +203,7 @@ fn device(
             Ok(Some(device))
         }
         Taken::None { is_allocatable } if is_allocatable || needed_by.is_some() => {
-            Err(check_pod::no_device(resource, needed_by))
+            Err(request::no_device(resource, needed_by))
         }
         Taken::None { .. } => Ok(None),
         Taken::Unasked => {
@@ -271,11 +278,13 @@ fn unique_interfaces(attachments: &[Planned]) -> Result<(), CniError> {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
+    use std::sync::Arc;
 
     use musubi_crds::{DEFAULT_NETWORK_ANNOTATION, NETWORKS_ANNOTATION, NetworkStatus};
     use proptest::prelude::*;
 
     use super::*;
+    use crate::check::policy::{Labels, Policies};
     use crate::devices::Pool;
     use crate::networks;
     use crate::store::{Definition, Pod, PodQuery, Store};
@@ -290,7 +299,15 @@ mod tests {
 
         fn network(&self, namespace: &str, name: &str) -> Result<Option<Definition>, CniError> {
             let (namespace, name) = (namespace.to_owned(), name.to_owned());
-            Ok(Some(Definition { namespace, name, config: Some(self.0.clone()), resource_name: None }))
+            Ok(Some(Definition { namespace, name, config: Some(self.0.clone()), ..Definition::default() }))
+        }
+
+        fn policies(&self) -> Result<Arc<Policies>, CniError> {
+            Ok(Arc::default())
+        }
+
+        fn labels(&self, _: &str) -> Result<Labels, CniError> {
+            Ok(Labels::new())
         }
 
         fn write_status(&self, _: &Pod, _: &[NetworkStatus]) -> Result<(), CniError> {

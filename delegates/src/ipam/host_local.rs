@@ -16,6 +16,7 @@ use super::resolv_conf;
 use super::store::{Owner, StoreError, addresses_in, is_taken, last_reserved_in};
 use crate::cni::{CniArgs, CniError, CniResult, IpConfig, Route, ValidAttachment, code};
 use crate::delegate::{Attachment, Context};
+use crate::uses::Uses;
 
 /// The keys of `CNI_ARGS` that host-local reads. A `host-local` called on its own refuses others
 /// ([`CniArgs::reject_unknown`]); inside a delegate they are that delegate's.
@@ -104,6 +105,23 @@ impl HostLocal {
     /// What was ignored, one line each.
     pub fn warnings(&self) -> &[String] {
         &self.warnings
+    }
+
+    pub(crate) fn used(&self, uses: &mut Uses) {
+        for range in self.pools.iter().flat_map(RangeSet::ranges) {
+            uses.addresses.push((range.subnet(), range.addresses()));
+            uses.gateways.push(range.gateway());
+        }
+        uses.next_hops.extend(self.routes.iter().filter_map(|route| route.gw));
+        uses.folder = Some(self.folder.clone());
+    }
+
+    /// Whether the pools hold what is asked of them; whether it is free, only the folder knows.
+    ///
+    /// # Errors
+    /// What [`Self::add`] would say.
+    pub fn serves(&self, args: &CniArgs) -> Result<(), CniError> {
+        Ok(self.match_requests(&self.requested(args)?).map(drop)?)
     }
 
     /// Reserves one address of each pool.

@@ -14,8 +14,8 @@ use crate::cni::{ConfigError, NetConf, View};
 /// Where reservations are unless `dataDir` says otherwise: the reference's place, so that both find what the other reserved.
 pub const DEFAULT_DATA_DIR: &str = "/var/lib/cni/networks";
 
-const RANGE_KEYS: &[&str] = &["subnet", "rangeStart", "rangeEnd", "gateway"];
-const KEYS: &[&str] =
+pub(crate) const RANGE_KEYS: &[&str] = &["subnet", "rangeStart", "rangeEnd", "gateway"];
+pub(crate) const KEYS: &[&str] =
     &["type", "subnet", "rangeStart", "rangeEnd", "gateway", "ranges", "routes", "dataDir", "resolvConf"];
 
 /// A pool and where it was written.

@@ -18,8 +18,9 @@ pub use external::External;
 pub use host_local::HostLocal;
 pub use static_addresses::Static;
 
-use crate::cni::{CniError, CniResult, ConfigError, NetConf, ValidAttachment};
+use crate::cni::{CniArgs, CniError, CniResult, ConfigError, NetConf, ValidAttachment};
 use crate::delegate::{Attachment, Context};
+use crate::uses::Uses;
 
 /// A parsed `ipam` that can be carried out.
 #[derive(Debug, Clone, PartialEq)]
@@ -66,12 +67,40 @@ impl Ipam {
         }
     }
 
+    /// The paths of all keys inside `ipam` that the bundled types know, without positions in lists.
+    pub(crate) fn keys() -> impl Iterator<Item = String> {
+        let tops = host_local_conf::KEYS.iter().chain(static_addresses::KEYS).map(|key| format!("ipam.{key}"));
+        let ranges = host_local_conf::RANGE_KEYS.iter().map(|key| format!("ipam.ranges.{key}"));
+        tops.chain(ranges).chain(static_addresses::ADDRESS_KEYS.iter().map(|key| format!("ipam.addresses.{key}")))
+    }
+
     /// What was ignored, one line each.
     pub fn warnings(&self) -> Vec<String> {
         match self {
             Ipam::HostLocal(host_local) => host_local.warnings().to_vec(),
             Ipam::Static(fixed) => fixed.warnings().to_vec(),
             Ipam::External(_) => Vec::new(),
+        }
+    }
+
+    /// Adds what it gives to what a configuration uses; what a plugin gives is not known here.
+    pub(crate) fn used(&self, uses: &mut Uses) {
+        match self {
+            Ipam::HostLocal(host_local) => host_local.used(uses),
+            Ipam::Static(fixed) => fixed.used(uses),
+            Ipam::External(_) => {}
+        }
+    }
+
+    /// Whether it can give what a request asks for, by the configuration alone; what a plugin can is not known here.
+    ///
+    /// # Errors
+    /// What ADD would say.
+    pub fn serves(&self, conf: &NetConf, args: &CniArgs) -> Result<(), CniError> {
+        match self {
+            Ipam::HostLocal(host_local) => host_local.serves(args),
+            Ipam::Static(fixed) => fixed.serves(conf, args),
+            Ipam::External(_) => Ok(()),
         }
     }
 

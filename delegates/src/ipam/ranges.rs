@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
 
 use ipnet::IpNet;
 
@@ -63,6 +64,16 @@ impl Range {
             return Err(RangeProblem::new("gateway", problem));
         }
         Ok(Range { subnet, start, end, gateway })
+    }
+
+    /// The subnet it is a part of.
+    pub fn subnet(&self) -> IpNet {
+        self.subnet
+    }
+
+    /// Its addresses, the gateway among them where it lies there.
+    pub fn addresses(&self) -> RangeInclusive<IpAddr> {
+        self.start..=self.end
     }
 
     /// The gateway its pods use; never given to one of them.
@@ -139,6 +150,11 @@ impl RangeSet {
             }
         }
         Ok(RangeSet(ranges))
+    }
+
+    /// The ranges.
+    pub fn ranges(&self) -> &[Range] {
+        &self.0
     }
 
     /// Whether the pool is of IPv4 addresses.

@@ -8,13 +8,14 @@ use ipnet::IpNet;
 use super::parts;
 use crate::cni::{CniArgs, CniError, CniResult, ConfigError, Dns, IpConfig, NetConf, Route, View, code};
 use crate::delegate::Attachment;
+use crate::uses::Uses;
 
 /// The keys of `CNI_ARGS` that static reads. A `static` called on its own refuses others ([`CniArgs::reject_unknown`]); inside
 /// a delegate they are that delegate's.
 pub const CNI_ARGS_KEYS: &[&str] = &["IP", "GATEWAY"];
 
-const KEYS: &[&str] = &["type", "addresses", "routes", "dns"];
-const ADDRESS_KEYS: &[&str] = &["address", "gateway"];
+pub(crate) const KEYS: &[&str] = &["type", "addresses", "routes", "dns"];
+pub(crate) const ADDRESS_KEYS: &[&str] = &["address", "gateway"];
 const DNS_KEYS: &[&str] = &["nameservers", "domain", "search", "options"];
 
 /// A parsed `static` configuration.
@@ -57,6 +58,21 @@ impl Static {
     /// What was ignored, one line each.
     pub fn warnings(&self) -> &[String] {
         &self.warnings
+    }
+
+    pub(crate) fn used(&self, uses: &mut Uses) {
+        uses.addresses
+            .extend(self.addresses.iter().map(|ip| (ip.address.trunc(), ip.address.addr()..=ip.address.addr())));
+        uses.gateways.extend(self.addresses.iter().filter_map(|ip| ip.gateway));
+        uses.next_hops.extend(self.routes.iter().filter_map(|route| route.gw));
+    }
+
+    /// Whether a request can be granted.
+    ///
+    /// # Errors
+    /// What [`Self::add`] would say.
+    pub fn serves(&self, conf: &NetConf, args: &CniArgs) -> Result<(), CniError> {
+        self.result(conf, args).map(drop)
     }
 
     /// The addresses of the configuration, and where nothing replaces them those of `CNI_ARGS`.

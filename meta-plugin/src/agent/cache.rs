@@ -1,14 +1,19 @@
 //! What the agent remembers of the API: this node's pods and every definition, trimmed to what planning reads. It answers
 //! only while the watch behind it is live and only for the very pod that is asked for; otherwise the API is asked.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
-use kube::core::ObjectMeta;
-use musubi_crds::{DEFAULT_NETWORK_ANNOTATION, NETWORKS_ANNOTATION};
+use futures_util::stream::StreamExt;
+use k8s_openapi::api::core::v1::Pod as KubernetesPod;
+use kube::Client;
+use kube::api::{Api, ListParams, WatchParams};
+use kube::core::{ObjectList, ObjectMeta, PartialObjectMeta};
+use musubi_crds::{AttachmentPolicySpec, DEFAULT_NETWORK_ANNOTATION, NETWORKS_ANNOTATION};
 
-use super::watch::Sink;
+use crate::check::policy::Policies;
+use crate::store::kubernetes::table::{Freshness, Table};
+use crate::store::kubernetes::watch::{Events, Followed};
 use crate::store::kubernetes::{Cache, pod_of};
 use crate::store::{Definition, Event, MIRROR_ANNOTATION, Pod, PodQuery};
 
@@ -20,69 +25,76 @@ const OWN: &str = "musubi.dev/";
 
 /// The cache.
 pub struct ClusterCache {
-    pods: Arc<Mutex<Table<Pod>>>,
-    definitions: Arc<Mutex<Table<Definition>>>,
+    pods: Table<Pod>,
+    definitions: Table<Definition>,
+    policies: Table<AttachmentPolicySpec>,
     live: Duration,
     send: Box<dyn Fn(Pod, Vec<Event>) + Send + Sync>,
-}
-
-struct Table<T> {
-    objects: HashMap<String, T>,
-    heard: Option<Instant>,
-}
-
-/// How a table is, for readiness and metrics.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Freshness {
-    /// Objects in it.
-    pub objects: usize,
-    /// Since the server last said something; `None` before it ever did.
-    pub age: Option<Duration>,
 }
 
 impl ClusterCache {
     /// An empty cache, which counts for `live` after the server's last event or bookmark; Events go to `send`.
     #[must_use]
     pub fn new(live: Duration, send: impl Fn(Pod, Vec<Event>) + Send + Sync + 'static) -> Self {
-        Self { pods: Arc::default(), definitions: Arc::default(), live, send: Box::new(send) }
+        let (pods, definitions, policies) = (Table::default(), Table::default(), Table::default());
+        Self { pods, definitions, policies, live, send: Box::new(send) }
     }
 
     /// Where a watch of this node's pods goes.
     #[must_use]
-    pub fn follow_pods(&self) -> Follow<Pod> {
-        Follow(Arc::clone(&self.pods))
+    pub fn follow_pods(&self) -> Table<Pod> {
+        self.pods.clone()
     }
 
     /// Where a watch of all definitions goes.
     #[must_use]
-    pub fn follow_definitions(&self) -> Follow<Definition> {
-        Follow(Arc::clone(&self.definitions))
+    pub fn follow_definitions(&self) -> Table<Definition> {
+        self.definitions.clone()
+    }
+
+    /// Where a watch of all policies goes.
+    #[must_use]
+    pub fn follow_policies(&self) -> Table<AttachmentPolicySpec> {
+        self.policies.clone()
     }
 
     /// How the table of pods is.
     #[must_use]
     pub fn pods(&self) -> Freshness {
-        lock(&self.pods).freshness()
+        self.pods.freshness()
     }
 
     /// How the table of definitions is.
     #[must_use]
     pub fn definitions(&self) -> Freshness {
-        lock(&self.definitions).freshness()
+        self.definitions.freshness()
+    }
+
+    /// How the table of policies is.
+    #[must_use]
+    pub fn policy_table(&self) -> Freshness {
+        self.policies.freshness()
     }
 }
 
 impl Cache for ClusterCache {
     fn pod(&self, asked: &PodQuery<'_>) -> Option<Pod> {
-        let table = lock(&self.pods);
-        let pod = table.if_heard_within(self.live)?.get(&key(asked.namespace, asked.name))?;
+        let pod = self.pods.heard_within(self.live, &key(asked.namespace, asked.name))?;
         let uid = asked.uid?;
         let is_it = pod.uid == uid || pod.annotations.get(MIRROR_ANNOTATION).is_some_and(|mirrored| mirrored == uid);
-        is_it.then(|| pod.clone())
+        is_it.then_some(pod)
     }
 
     fn network(&self, namespace: &str, name: &str) -> Option<Definition> {
-        lock(&self.definitions).if_heard_within(self.live)?.get(&key(namespace, name)).cloned()
+        self.definitions.heard_within(self.live, &key(namespace, name))
+    }
+
+    fn policies(&self) -> Option<Arc<Policies>> {
+        let mut policies = Policies::default();
+        for (name, spec) in self.policies.all_heard_within(self.live)? {
+            policies.insert(name, spec);
+        }
+        Some(Arc::new(policies))
     }
 
     fn send_later(&self, pod: &Pod, events: Vec<Event>) {
@@ -90,45 +102,8 @@ impl Cache for ClusterCache {
     }
 }
 
-/// One table of the cache, as the sink of a watch.
-pub struct Follow<T>(Arc<Mutex<Table<T>>>);
-
-impl<T: Send> Sink<T> for Follow<T> {
-    fn replace(&self, objects: Vec<(String, T)>) {
-        lock(&self.0).objects = objects.into_iter().collect();
-    }
-
-    fn apply(&self, name: String, object: T) {
-        lock(&self.0).objects.insert(name, object);
-    }
-
-    fn remove(&self, name: &str) {
-        lock(&self.0).objects.remove(name);
-    }
-
-    fn heard(&self) {
-        lock(&self.0).heard = Some(Instant::now());
-    }
-}
-
-impl<T> Default for Table<T> {
-    fn default() -> Self {
-        Self { objects: HashMap::new(), heard: None }
-    }
-}
-
-impl<T> Table<T> {
-    fn freshness(&self) -> Freshness {
-        Freshness { objects: self.objects.len(), age: self.heard.map(|heard| heard.elapsed()) }
-    }
-
-    fn if_heard_within(&self, time: Duration) -> Option<&HashMap<String, T>> {
-        self.heard.is_some_and(|heard| heard.elapsed() <= time).then_some(&self.objects)
-    }
-}
-
 /// A pod without the annotations that nobody reads.
-pub(super) fn trimmed(metadata: ObjectMeta) -> Pod {
+fn trimmed(metadata: ObjectMeta) -> Pod {
     let mut pod = pod_of(metadata);
     pod.annotations.retain(|key, _| KEPT.contains(&key.as_str()) || key.starts_with(OWN));
     pod
@@ -138,13 +113,38 @@ fn key(namespace: &str, name: &str) -> String {
     format!("{namespace}/{name}")
 }
 
-fn lock<T>(table: &Mutex<Table<T>>) -> MutexGuard<'_, Table<T>> {
-    table.lock().unwrap_or_else(PoisonError::into_inner)
+/// This node's pods: their metadata alone.
+pub struct PodsOfNode {
+    /// The node's name in the API.
+    pub node: String,
+}
+
+impl Followed for PodsOfNode {
+    type Object = PartialObjectMeta<KubernetesPod>;
+    type Kept = Pod;
+    const WHAT: &'static str = "pods";
+
+    async fn list(&self, client: Client, params: ListParams) -> kube::Result<ObjectList<Self::Object>> {
+        Api::<KubernetesPod>::all(client).list_metadata(&params).await
+    }
+
+    async fn watch(&self, client: Client, params: WatchParams, version: &str) -> kube::Result<Events<Self::Object>> {
+        Ok(Api::<KubernetesPod>::all(client).watch_metadata(&params, version).await?.boxed())
+    }
+
+    fn keep(object: Self::Object) -> Pod {
+        trimmed(object.metadata)
+    }
+
+    fn field_selector(&self) -> Option<String> {
+        Some(format!("spec.nodeName={}", self.node))
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::kubernetes::watch::Sink;
 
     fn pod(uid: &str, annotations: &[(&str, &str)]) -> Pod {
         let annotations = annotations.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
@@ -172,7 +172,7 @@ mod tests {
         assert_eq!(cache.pod(&asked("static", Some("kubelet"))).unwrap().uid, "api", "the PATCH needs the mirror's");
         sink.remove("ns/a");
         assert_eq!(cache.pod(&asked("a", Some("1"))), None);
-        lock(&cache.pods).heard = Instant::now().checked_sub(live + Duration::from_secs(1));
+        cache.pods.last_heard(live + Duration::from_secs(1));
         assert_eq!(cache.pod(&asked("static", Some("kubelet"))), None, "silence for over a minute");
     }
 }

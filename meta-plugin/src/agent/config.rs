@@ -215,6 +215,14 @@ impl AgentConfig {
         self.plugin_key(key).and_then(Value::as_str).filter(|text| !text.is_empty())
     }
 
+    /// The plugin's configuration as pods meet it, except that a default network that is found on each node stands as `/`.
+    ///
+    /// # Errors
+    /// None for a configuration that was parsed.
+    pub fn plugin(&self) -> Result<Config, CniError> {
+        as_plugin_configuration(&self.plugin_keys)
+    }
+
     /// This node's name: as configured, else from the environment, as Multus' manifests set it, else the host's.
     #[must_use]
     pub fn node_name(&self) -> String {

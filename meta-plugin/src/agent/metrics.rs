@@ -39,11 +39,13 @@ pub enum Cache {
     Pods,
     /// NetworkAttachmentDefinitions.
     Definitions,
+    /// AttachmentPolicies.
+    Policies,
 }
 
 impl Cache {
     fn label(self) -> CacheLabel {
-        CacheLabel { cache: ["pods", "definitions"][self as usize] }
+        CacheLabel { cache: ["pods", "definitions", "policies"][self as usize] }
     }
 }
 

@@ -18,7 +18,6 @@ pub mod reconcile;
 pub mod runtime_conf;
 mod server;
 mod upkeep;
-pub mod watch;
 
 use std::io;
 use std::os::unix::fs::PermissionsExt;
@@ -35,7 +34,7 @@ use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Semaphore, watch as latest};
 
-use self::cache::ClusterCache;
+use self::cache::{ClusterCache, PodsOfNode};
 use self::config::AgentConfig;
 use self::credentials::{Credentials, api_server};
 use self::history::History;
@@ -43,8 +42,8 @@ use self::host_mounts::{HostMounts, Kept, SERVICE_ACCOUNT};
 use self::metrics::{Answer, Metrics};
 use self::pool::Pool;
 use self::server::Door;
-use self::watch::{Definitions, PodsOfNode, follow};
 use crate::cli::STATE_DIR;
+use crate::store::kubernetes::watch::{AllPolicies, Definitions, follow};
 use crate::store::kubernetes::{Connection, Source};
 
 /// How long operations may go on after the agent was told to stop. Kubernetes kills it after 30 seconds.
@@ -83,7 +82,11 @@ impl Agent {
         let mut reasons: Vec<String> = self.takes_no_work().into_iter().collect();
         reasons.extend(self.runtime_conf.borrow().problem().map(str::to_owned));
         if let Some(cluster) = &self.cluster {
-            for (what, table) in [("pods", cluster.cache.pods()), ("definitions", cluster.cache.definitions())] {
+            for (what, table) in [
+                ("pods", cluster.cache.pods()),
+                ("definitions", cluster.cache.definitions()),
+                ("policies", cluster.cache.policy_table()),
+            ] {
                 if table.age.is_none() {
                     reasons.push(format!("{what}: the API server has not answered yet"));
                 }
@@ -115,6 +118,7 @@ impl Agent {
             for (which, table) in [
                 (metrics::Cache::Pods, cluster.cache.pods()),
                 (metrics::Cache::Definitions, cluster.cache.definitions()),
+                (metrics::Cache::Policies, cluster.cache.policy_table()),
             ] {
                 self.metrics.cached(which, table.objects, table.age);
             }
@@ -165,6 +169,7 @@ async fn serve(config: Arc<AgentConfig>, mounts: HostMounts, kept: Kept) -> anyh
         let live = agent.config.cache;
         tokio::spawn(follow(Arc::clone(&cluster.connection), pods, cluster.cache.follow_pods(), live));
         tokio::spawn(follow(Arc::clone(&cluster.connection), Definitions, cluster.cache.follow_definitions(), live));
+        tokio::spawn(follow(Arc::clone(&cluster.connection), AllPolicies, cluster.cache.follow_policies(), live));
     }
     if agent.mounts.problem().is_none() {
         keep_credentials(&agent.config, &kept);

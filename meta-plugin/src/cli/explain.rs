@@ -14,7 +14,7 @@ use serde_json::{Map, Value, json};
 
 use super::{Format, print, print_json, table};
 use crate::cancel::Cancel;
-use crate::check::pod::UNLIMITED_BURST;
+use crate::check::request::UNLIMITED_BURST;
 use crate::config::{Config, OUR_TYPE};
 use crate::devices::Devices;
 use crate::engine::read_store;
@@ -113,7 +113,7 @@ fn missing_plugins(config: &Config, plan: &Plan) -> Vec<String> {
 }
 
 /// Our configuration in a file: alone, or the one of our type in a list, with the list's name and version.
-fn own_configuration(bytes: &[u8]) -> Result<NetConf, CniError> {
+pub(super) fn own_configuration(bytes: &[u8]) -> Result<NetConf, CniError> {
     let whole = NetConf::parse(bytes)?;
     if whole.get("plugins").is_none() {
         return Ok(whole);

@@ -7,6 +7,7 @@ mod explain;
 mod gc;
 pub mod history;
 mod install;
+mod lint;
 mod status;
 mod uninstall;
 
@@ -47,6 +48,10 @@ enum Command {
     Demo(demo::Options),
     /// Show what ADD would do for a pod, without doing it
     Explain(explain::Options),
+    /// Check manifests: definitions against each other, pods against definitions, all against policies
+    ///
+    /// Exits with 1 if there is an error, with 2 if the arguments cannot be used.
+    Lint(lint::Options),
     /// List the networks that pods have, from the records of this node
     Status(status::Options),
     /// Release what pods that are gone have left behind
@@ -97,6 +102,7 @@ pub fn run() -> ExitCode {
     let outcome = match cli.command {
         Command::Demo(options) => demo::run(&options),
         Command::Explain(options) => explain::run(&options),
+        Command::Lint(options) => lint::run(&options),
         Command::Status(options) => status::run(&options),
         Command::Gc(options) => gc::run(&options),
         Command::Agent(options) => agent::run(&options),
@@ -112,6 +118,12 @@ pub fn run() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Says what is wrong with the arguments.
+pub(crate) fn unusable(error: &anyhow::Error) -> anyhow::Result<ExitCode> {
+    writeln!(io::stderr(), "musubi: {error:#}")?;
+    Ok(ExitCode::from(2))
 }
 
 fn version() -> anyhow::Result<ExitCode> {

@@ -14,7 +14,7 @@ use musubi_delegates::mark::Mark;
 
 use self::info::Folder;
 use crate::cancel::Cancel;
-use crate::check::pod as check_pod;
+use crate::check::request;
 use crate::config::Config;
 use crate::networks::Wanted;
 use crate::store::Pod;
@@ -127,7 +127,7 @@ impl Devices {
         };
         // A network without a resource may have a device, too, and say so itself.
         let described = !users.is_empty()
-            || wanted.iter().any(|wanted| check_pod::declares(&wanted.network.list, "CNIDeviceInfoFile"));
+            || wanted.iter().any(|wanted| request::declares(&wanted.network.list, "CNIDeviceInfoFile"));
         let mark = described.then(|| mark(&config.cni_dir)).flatten();
         let files = mark.map(|mark| Files { folder: config.device_info.clone(), mark, container: container.clone() });
         Ok(Self { pool: Some(pool), files })

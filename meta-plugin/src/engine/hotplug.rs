@@ -3,8 +3,8 @@
 
 use std::time::Instant;
 
-use musubi_crds::parse_networks;
-use musubi_delegates::cni::{CniError, Command, InterfaceName, NetConf, code};
+use musubi_crds::{NetworkSelection, parse_networks};
+use musubi_delegates::cni::{CniError, Command, ConfList, InterfaceName, NetConf, code};
 use musubi_delegates::netns::Namespace;
 use serde_json::{Value, json};
 
@@ -16,7 +16,7 @@ use crate::agent::protocol::InterfaceAttributes;
 use crate::check::definition;
 use crate::config::Config;
 use crate::lock::ContainerLock;
-use crate::networks::{Network, Wanted};
+use crate::networks::{self, Network, Wanted};
 use crate::plan::{self, Planned};
 use crate::record::{Attached, Record, Running, State};
 use crate::records::Stored;
@@ -54,7 +54,7 @@ impl Operation<'_> {
             CniError::new(code::UNKNOWN_CONTAINER, format!("container {container} has no networks of ours"))
                 .with_details("a network can be plugged into a pod whose own networks are attached")
         })?;
-        let planned = self.plan_plug(self.request.interface()?, attributes)?;
+        let planned = self.plan_plug(&record, self.request.interface()?, attributes)?;
         let sandbox = self.namespace_of(&record).ok_or_else(|| {
             CniError::new(
                 code::NAMESPACE,
@@ -115,7 +115,12 @@ impl Operation<'_> {
         Ok(self.records.of_container(container.as_str())?.into_iter().find_map(attached))
     }
 
-    fn plan_plug(&self, interface: &InterfaceName, attributes: &InterfaceAttributes) -> Result<Planned, CniError> {
+    fn plan_plug(
+        &self,
+        record: &Record,
+        interface: &InterfaceName,
+        attributes: &InterfaceAttributes,
+    ) -> Result<Planned, CniError> {
         let text = self.request.conf.to_bytes();
         let name = self.request.conf.name()?.to_string();
         let list = definition::parse(&String::from_utf8_lossy(&text), &name)?;
@@ -132,15 +137,32 @@ impl Operation<'_> {
         }
         let selections = parse_networks(&json!([element]).to_string(), "default")
             .map_err(|e| CniError::new(code::CONFIG, format!("interfaceAttributes: {e}")))?;
+        let selection = selections.into_iter().next();
+        self.is_granted(record, &list, selection.as_ref()).map_err(|e| definition::in_network(&name, e))?;
         // A configuration names no resource, so the kubelet has nothing to say of it.
         let network = Network { name, list, resource_name: None };
-        let wanted = Wanted { network, selection: selections.into_iter().next() };
+        let wanted = Wanted { network, selection };
         let devices = self.devices(None, std::slice::from_ref(&wanted))?;
         let (planned, warnings) = plan::hot_plugged(&self.config, wanted, devices)?;
         for warning in warnings {
             tracing::warn!("{warning}");
         }
         Ok(planned)
+    }
+
+    /// Whether policies grant the pod's namespace what is to be plugged in. Where it was defined nobody says, so it counts as
+    /// defined in the pod's namespace.
+    fn is_granted(
+        &self,
+        record: &Record,
+        list: &ConfList,
+        selection: Option<&NetworkSelection>,
+    ) -> Result<(), CniError> {
+        let Some(pod) = &record.pod else { return Ok(()) };
+        let policies = self.store.policies()?;
+        let Some(fence) = networks::fence(&policies, self.store.as_ref(), &pod.namespace)? else { return Ok(()) };
+        selection.map_or(Ok(()), |selection| fence.requests(selection, list))?;
+        Ok(fence.definition(list)?)
     }
 
     /// Takes one network of a pod back and out of its record.

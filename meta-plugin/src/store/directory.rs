@@ -5,18 +5,22 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use musubi_crds::name::{is_dns_label, is_dns_subdomain};
-use musubi_crds::{NETWORK_STATUS_ANNOTATION, NetworkStatus, RESOURCE_NAME_ANNOTATION, status};
+use musubi_crds::{NETWORK_STATUS_ANNOTATION, NetworkStatus, status};
 use musubi_delegates::cni::{CniError, code};
 use musubi_delegates::mutation;
-use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::manifest::Object;
 use super::{Definition, Pod, PodQuery, Store};
+use crate::check::policy::{Labels, Policies};
 
 /// The folder below `manifestDir` that statuses are written to.
 const STATUS: &str = "status";
+/// The kind whose manifests have to be readable.
+const POLICY: &str = "AttachmentPolicy";
 /// How often a write is tried whose folder goes away meanwhile.
 const WRITE_TRIES: usize = 100;
 
@@ -26,7 +30,11 @@ pub struct DirectoryStore {
     folder: PathBuf,
     pods: HashMap<(String, String), Found<Pod>>,
     networks: HashMap<(String, String), Found<Definition>>,
+    policies: Arc<Policies>,
+    namespaces: HashMap<String, Labels>,
     unreadable: Vec<String>,
+    /// Why a policy may be in force that could not be read.
+    unread_policy: Option<String>,
 }
 
 /// An object, and every file that holds one of its name.
@@ -56,35 +64,57 @@ impl DirectoryStore {
     /// The store of a folder that could not be read: it holds nothing, and still knows where statuses are.
     #[must_use]
     pub fn empty(folder: &Path) -> Self {
-        Self { folder: folder.to_owned(), pods: HashMap::new(), networks: HashMap::new(), unreadable: Vec::new() }
+        Self {
+            folder: folder.to_owned(),
+            pods: HashMap::new(),
+            networks: HashMap::new(),
+            policies: Arc::default(),
+            namespaces: HashMap::new(),
+            unreadable: Vec::new(),
+            unread_policy: None,
+        }
     }
 
-    /// An object that cannot be read leaves the others of its file in use.
+    /// An object that cannot be read leaves the others of its file in use; one that may be a policy does not, for nobody knows
+    /// whom it limits.
     fn add_file(&mut self, file: &Path) {
-        let documents = fs::read_to_string(file).map_err(|e| e.to_string()).and_then(|text| documents(file, &text));
+        let read = fs::read_to_string(file);
+        let names_policies = read.as_ref().is_ok_and(|text| text.contains(POLICY));
+        let documents = read.map_err(|e| e.to_string()).and_then(|text| documents(file, &text));
         let problems = match documents {
             Ok(documents) => documents.into_iter().filter_map(|value| self.add_object(file, value).err()).collect(),
             Err(problem) => vec![problem],
         };
-        self.unreadable.extend(problems.into_iter().map(|problem| format!("{}: {problem}", file.display())));
+        for problem in problems {
+            let problem = format!("{}: {problem}", file.display());
+            if names_policies {
+                self.unread_policy.get_or_insert(problem.clone());
+            }
+            self.unreadable.push(problem);
+        }
     }
 
     fn add_object(&mut self, file: &Path, value: Value) -> Result<(), String> {
-        let kind = value.get("kind").and_then(Value::as_str).unwrap_or_default().to_owned();
-        if kind == "List" || kind.ends_with("List") {
-            let items = value.get("items").and_then(Value::as_array).cloned().unwrap_or_default();
+        if let Some(items) = items_of(&value) {
             let problems: Vec<String> =
                 items.into_iter().filter_map(|item| self.add_object(file, item).err()).collect();
             return if problems.is_empty() { Ok(()) } else { Err(problems.join("; ")) };
         }
-        if kind != "Pod" && kind != "NetworkAttachmentDefinition" {
-            return Ok(());
-        }
-        let manifest = Manifest::read(&kind, value)?;
-        let key = manifest.metadata.key();
-        match kind.as_str() {
-            "Pod" => insert(&mut self.pods, key, manifest.into_pod(), file),
-            _ => insert(&mut self.networks, key, manifest.into_definition(), file),
+        match Object::read(value)? {
+            Some(Object::Pod(known)) => {
+                insert(&mut self.pods, (known.pod.namespace.clone(), known.pod.name.clone()), known.pod, file);
+            }
+            Some(Object::Definition(found)) => {
+                insert(&mut self.networks, (found.namespace.clone(), found.name.clone()), found, file);
+            }
+            Some(Object::Policy(name, spec)) => {
+                let is_first = Arc::make_mut(&mut self.policies).insert(name.clone(), spec);
+                return if is_first { Ok(()) } else { Err(format!("{POLICY} {name} is in more than one manifest")) };
+            }
+            Some(Object::Namespace(name, labels)) => {
+                self.namespaces.insert(name, labels);
+            }
+            None => {}
         }
         Ok(())
     }
@@ -131,6 +161,19 @@ impl Store for DirectoryStore {
 
     fn network(&self, namespace: &str, name: &str) -> Result<Option<Definition>, CniError> {
         Ok(self.find("network", &self.networks, namespace, name)?.cloned())
+    }
+
+    fn policies(&self) -> Result<Arc<Policies>, CniError> {
+        match &self.unread_policy {
+            None => Ok(Arc::clone(&self.policies)),
+            Some(problem) => Err(CniError::new(code::CONFIG, format!("a policy cannot be read: {problem}"))
+                .with_details("correct the manifest; until then no pod is attached to networks that it selects")),
+        }
+    }
+
+    /// Without a manifest of it a namespace has no labels.
+    fn labels(&self, namespace: &str) -> Result<Labels, CniError> {
+        Ok(self.namespaces.get(namespace).cloned().unwrap_or_default())
     }
 
     fn write_status(&self, pod: &Pod, statuses: &[NetworkStatus]) -> Result<(), CniError> {
@@ -188,7 +231,7 @@ fn insert<T>(objects: &mut HashMap<(String, String), Found<T>>, key: (String, St
 /// The manifest files below a folder, sorted, without those of `status/`. Links are followed, and what two paths lead to
 /// is read once: a mounted ConfigMap shows each of its files three times.
 /// A folder inside that cannot be read is remembered as a file would be.
-fn manifest_files(folder: &Path, unreadable: &mut Vec<String>) -> io::Result<Vec<PathBuf>> {
+pub(crate) fn manifest_files(folder: &Path, unreadable: &mut Vec<String>) -> io::Result<Vec<PathBuf>> {
     let mut files = BTreeMap::new();
     let mut folders = vec![folder.to_owned()];
     let mut seen = BTreeSet::new();
@@ -227,6 +270,12 @@ fn entries_once(folder: &Path, seen: &mut BTreeSet<PathBuf>) -> io::Result<Vec<P
 
 fn is_manifest(path: &Path) -> bool {
     path.extension().and_then(|e| e.to_str()).is_some_and(|e| matches!(e, "yaml" | "yml" | "json"))
+}
+
+/// The objects of a list of any kind; `None` for what is none.
+pub(crate) fn items_of(value: &Value) -> Option<Vec<Value>> {
+    let is_list = value.get("kind").and_then(Value::as_str).is_some_and(|kind| kind.ends_with("List"));
+    is_list.then(|| value.get("items").and_then(Value::as_array).cloned().unwrap_or_default())
 }
 
 /// The documents of a file: JSON by its name, YAML otherwise; empty documents are none.
@@ -280,92 +329,6 @@ fn remove_abandoned(file: &Path) {
     let beside = file.parent().and_then(|folder| fs::read_dir(folder).ok()).into_iter().flatten().flatten();
     for entry in beside.filter(|entry| entry.file_name().to_string_lossy().starts_with(&prefix)) {
         let _ = fs::remove_file(entry.path());
-    }
-}
-
-/// The part of a manifest that is read.
-#[derive(Deserialize)]
-struct Manifest {
-    metadata: Metadata,
-    #[serde(default)]
-    spec: Option<Spec>,
-}
-
-#[derive(Deserialize)]
-struct Metadata {
-    name: String,
-    #[serde(default)]
-    namespace: Option<String>,
-    #[serde(default)]
-    uid: Option<String>,
-    #[serde(default)]
-    annotations: Option<BTreeMap<String, Option<String>>>,
-}
-
-#[derive(Deserialize, Default)]
-struct Spec {
-    #[serde(default)]
-    config: Option<String>,
-    #[serde(default, rename = "hostNetwork")]
-    host_network: Option<bool>,
-}
-
-impl Metadata {
-    /// A manifest without a namespace is meant for `default`, as `kubectl apply` takes it.
-    fn key(&self) -> (String, String) {
-        let namespace = self.namespace.as_deref().filter(|n| !n.is_empty()).unwrap_or("default");
-        (namespace.to_owned(), self.name.clone())
-    }
-
-    fn annotations(&self) -> BTreeMap<String, String> {
-        let pairs = self.annotations.iter().flatten();
-        pairs.map(|(key, value)| (key.clone(), value.clone().unwrap_or_default())).collect()
-    }
-}
-
-impl Manifest {
-    fn read(kind: &str, value: Value) -> Result<Self, String> {
-        let name = value.pointer("/metadata/name").and_then(Value::as_str).unwrap_or("without a name").to_owned();
-        let at = |problem: &str| format!("{kind} {}: {problem}", name.escape_debug());
-        if value.pointer("/spec/config").is_some_and(|config| !config.is_string() && !config.is_null()) {
-            return Err(at("spec.config must be a string that holds JSON, as after `config: |` in YAML"));
-        }
-        let manifest: Self = serde_json::from_value(value).map_err(|e| at(&e.to_string()))?;
-        let (namespace, name) = manifest.metadata.key();
-        if !is_dns_label(&namespace) {
-            return Err(at(&format!(
-                "metadata.namespace \"{}\" is not the name of a namespace (at most 63 lower-case letters, digits and inner \"-\")",
-                namespace.escape_debug()
-            )));
-        }
-        if !is_dns_subdomain(&name) {
-            return Err(at(
-                "metadata.name is not the name of an object (at most 253 lower-case letters, digits, inner \"-\" and \".\")",
-            ));
-        }
-        Ok(manifest)
-    }
-
-    fn into_pod(self) -> Pod {
-        let (namespace, name) = self.metadata.key();
-        Pod {
-            namespace,
-            name,
-            annotations: self.metadata.annotations(),
-            uid: self.metadata.uid.unwrap_or_default(),
-            host_network: self.spec.and_then(|spec| spec.host_network).unwrap_or(false),
-        }
-    }
-
-    fn into_definition(self) -> Definition {
-        let (namespace, name) = self.metadata.key();
-        let mut annotations = self.metadata.annotations();
-        Definition {
-            namespace,
-            name,
-            config: self.spec.and_then(|spec| spec.config).filter(|config| !config.trim().is_empty()),
-            resource_name: annotations.remove(RESOURCE_NAME_ANNOTATION),
-        }
     }
 }
 

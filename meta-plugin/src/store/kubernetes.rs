@@ -4,6 +4,8 @@
 pub mod connection;
 mod event;
 mod refusal;
+pub mod table;
+pub mod watch;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,11 +13,11 @@ use std::time::{Duration, Instant};
 use futures_util::future::try_join_all;
 use hyper::Request as HttpRequest;
 use hyper::header::{ACCEPT, HeaderValue};
-use k8s_openapi::api::core::v1::{Event as KubernetesEvent, Pod as KubernetesPod};
-use kube::api::{Patch, PatchParams, PostParams};
+use k8s_openapi::api::core::v1::{Event as KubernetesEvent, Namespace, Pod as KubernetesPod};
+use kube::api::{ListParams, Patch, PatchParams, PostParams};
 use kube::core::{ObjectMeta, PartialObjectMeta, Request, Status};
-use kube::{Api, Resource};
-use musubi_crds::{NETWORK_STATUS_ANNOTATION, NetworkAttachmentDefinition, NetworkStatus, status};
+use kube::{Api, Resource, ResourceExt};
+use musubi_crds::{AttachmentPolicy, NETWORK_STATUS_ANNOTATION, NetworkAttachmentDefinition, NetworkStatus, status};
 use musubi_delegates::cni::{CniError, code};
 use musubi_delegates::mutation;
 use serde_json::{Value, json};
@@ -24,6 +26,7 @@ pub use self::connection::{Connection, Source};
 use self::connection::{Failure, Patience};
 use super::{Definition, Event, Pod, PodQuery, Store};
 use crate::cancel::Cancel;
+use crate::check::policy::{Labels, Policies};
 
 /// How long the status of a pod that can do without, or an Event, may hold an operation up.
 const OPTIONAL: Duration = Duration::from_secs(5);
@@ -34,6 +37,8 @@ pub trait Cache: Send + Sync {
     fn pod(&self, asked: &PodQuery<'_>) -> Option<Pod>;
     /// The definition, if it is known.
     fn network(&self, namespace: &str, name: &str) -> Option<Definition>;
+    /// The policies, if they are known.
+    fn policies(&self) -> Option<Arc<Policies>>;
     /// Takes Events to be sent when there is time.
     fn send_later(&self, pod: &Pod, events: Vec<Event>);
 }
@@ -108,6 +113,31 @@ impl Store for KubernetesStore {
         // With a namespace or a kind that does not exist, the server says 404 too.
         let found = found.map_err(|failure| failure.to_cni(&format!("definition {namespace}/{name}")))?;
         Ok(found.as_ref().map(|object| definition_of(namespace, name, object)))
+    }
+
+    /// A cluster whose API does not know the kind has no policies.
+    fn policies(&self) -> Result<Arc<Policies>, CniError> {
+        if let Some(policies) = self.cache.as_ref().and_then(|cache| cache.policies()) {
+            return Ok(policies);
+        }
+        let listed = self.connection.call("list attachmentpolicies", self.patience(), |client| async move {
+            Api::<AttachmentPolicy>::all(client).list(&ListParams::default()).await
+        });
+        match listed {
+            Ok(list) => Ok(Arc::new(policies_of(list.items))),
+            Err(Failure::Refused(status)) if status.code == 404 => Ok(Arc::default()),
+            Err(failure) => Err(failure.to_cni("attachmentpolicies")),
+        }
+    }
+
+    fn labels(&self, namespace: &str) -> Result<Labels, CniError> {
+        let named = namespace.to_owned();
+        let found = self.connection.call("get namespace", self.patience(), move |client| {
+            let (namespaces, named) = (Api::<Namespace>::all(client), named.clone());
+            async move { namespaces.get_metadata(&named).await }
+        });
+        let found = found.map_err(|failure| failure.to_cni(&format!("labels of namespace {namespace}")))?;
+        Ok(found.metadata.labels.unwrap_or_default())
     }
 
     fn write_status(&self, pod: &Pod, statuses: &[NetworkStatus]) -> Result<(), CniError> {
@@ -192,7 +222,18 @@ pub fn definition_of(namespace: &str, name: &str, object: &NetworkAttachmentDefi
         name: name.to_owned(),
         config: object.config().map(str::to_owned),
         resource_name: object.resource_name().map(str::to_owned),
+        is_forced: object.is_forced(),
     }
+}
+
+/// Policies by name.
+#[must_use]
+pub fn policies_of(objects: impl IntoIterator<Item = AttachmentPolicy>) -> Policies {
+    let mut policies = Policies::default();
+    for object in objects {
+        policies.insert(object.name_any(), object.spec);
+    }
+    policies
 }
 
 fn is_gone(pod: &Pod) -> CniError {

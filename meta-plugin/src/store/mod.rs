@@ -2,8 +2,10 @@
 
 pub mod directory;
 pub mod kubernetes;
+pub mod manifest;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use musubi_crds::{NETWORKS_ANNOTATION, NetworkStatus};
 use musubi_delegates::cni::CniError;
@@ -11,6 +13,9 @@ use serde_json::{Map, Value};
 
 pub use directory::DirectoryStore;
 pub use kubernetes::KubernetesStore;
+pub use manifest::KnownPod;
+
+use crate::check::policy::{Labels, Policies};
 
 /// Annotation of a static pod's mirror in the API: the kubelet's uid of the pod.
 pub const MIRROR_ANNOTATION: &str = "kubernetes.io/config.mirror";
@@ -120,6 +125,16 @@ pub struct Definition {
     pub config: Option<String>,
     /// `k8s.v1.cni.cncf.io/resourceName`.
     pub resource_name: Option<String>,
+    /// `musubi.dev/force`: it may be changed under pods that use it.
+    pub is_forced: bool,
+}
+
+impl Definition {
+    /// `namespace/name`.
+    #[must_use]
+    pub fn key(&self) -> String {
+        format!("{}/{}", self.namespace, self.name)
+    }
 }
 
 /// A place that holds pods and definitions.
@@ -135,6 +150,18 @@ pub trait Store {
     /// # Errors
     /// As for pods.
     fn network(&self, namespace: &str, name: &str) -> Result<Option<Definition>, CniError>;
+
+    /// Who may use what. Asked only for pods that select networks.
+    ///
+    /// # Errors
+    /// As for pods; and a policy that cannot be read is one that nobody may get past.
+    fn policies(&self) -> Result<Arc<Policies>, CniError>;
+
+    /// The labels of a namespace. Asked only where a policy selects by label.
+    ///
+    /// # Errors
+    /// As for pods.
+    fn labels(&self, namespace: &str) -> Result<Labels, CniError>;
 
     /// Writes a pod's network-status.
     ///
@@ -177,6 +204,14 @@ impl Store for NoStore {
 
     fn network(&self, _: &str, _: &str) -> Result<Option<Definition>, CniError> {
         Ok(None)
+    }
+
+    fn policies(&self) -> Result<Arc<Policies>, CniError> {
+        Ok(Arc::default())
+    }
+
+    fn labels(&self, _: &str) -> Result<Labels, CniError> {
+        Ok(Labels::new())
     }
 
     fn write_status(&self, _: &Pod, _: &[NetworkStatus]) -> Result<(), CniError> {

@@ -2,7 +2,7 @@
 //! What is stored of them is in `store.rs`.
 
 use kube::CustomResourceExt;
-use musubi_crds::NetworkAttachmentDefinition;
+use musubi_crds::{AttachmentPolicy, NetworkAttachmentDefinition};
 use serde_json::Value;
 
 /// A kind of object.
@@ -82,7 +82,7 @@ fn with_group(name: &str, group: &str) -> String {
 
 /// What a server knows from the start.
 pub fn known() -> Vec<Resource> {
-    let rows: [(&str, &str, &str, &str, bool, bool); 12] = [
+    let rows: [(&str, &str, &str, &str, bool, bool); 11] = [
         ("", "v1", "namespaces", "Namespace", false, true),
         ("", "v1", "pods", "Pod", true, true),
         ("", "v1", "events", "Event", true, false),
@@ -94,9 +94,8 @@ pub fn known() -> Vec<Resource> {
         ("coordination.k8s.io", "v1", "leases", "Lease", true, false),
         (ADMISSION, "v1", "validatingwebhookconfigurations", "ValidatingWebhookConfiguration", false, false),
         (ADMISSION, "v1", "mutatingwebhookconfigurations", "MutatingWebhookConfiguration", false, false),
-        ("musubi.dev", "v1alpha1", "attachmentpolicies", "AttachmentPolicy", false, false),
     ];
-    let definition = serde_json::to_value(NetworkAttachmentDefinition::crd()).expect("a definition of ours");
+    let customs = [NetworkAttachmentDefinition::crd(), AttachmentPolicy::crd()];
     let mut resources: Vec<Resource> = rows
         .into_iter()
         .map(|(group, version, plural, kind, namespaced, status)| Resource {
@@ -106,11 +105,12 @@ pub fn known() -> Vec<Resource> {
             kind: kind.to_owned(),
             namespaced,
             status,
-            custom: group == "musubi.dev",
+            custom: false,
             schema: None,
         })
         .collect();
-    resources.push(Resource::custom(&definition));
+    resources
+        .extend(customs.iter().map(|crd| Resource::custom(&serde_json::to_value(crd).expect("a definition of ours"))));
     resources
 }
 

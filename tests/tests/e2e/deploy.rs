@@ -2,6 +2,8 @@
 //! needs and no more.
 #![allow(clippy::unwrap_used, reason = "what is outside of test functions is part of a test, too")]
 
+mod webhook;
+
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Command;
@@ -17,7 +19,7 @@ use musubi_tests::node::{Node, Sandbox, link_names, musubi};
 use serde_json::{Value, json};
 
 /// Every verb that the agent and the plugin have, and what for.
-const VERBS: [(&str, &str, &str, &str); 8] = [
+const VERBS: [(&str, &str, &str, &str); 11] = [
     ("", "pods", "get", "the plugin without an agent; a pod that the agent has not seen yet"),
     ("", "pods", "list", "the pods of this node, when the agent starts"),
     ("", "pods", "watch", "the pods of this node, from then on"),
@@ -26,6 +28,9 @@ const VERBS: [(&str, &str, &str, &str); 8] = [
     ("k8s.cni.cncf.io", "network-attachment-definitions", "get", "as for pods"),
     ("k8s.cni.cncf.io", "network-attachment-definitions", "list", "all, when the agent starts"),
     ("k8s.cni.cncf.io", "network-attachment-definitions", "watch", "all, from then on"),
+    ("musubi.dev", "attachmentpolicies", "list", "all, for the plugin alone and when the agent starts"),
+    ("musubi.dev", "attachmentpolicies", "watch", "all, from then on"),
+    ("", "namespaces", "get", "the labels that a policy selects by"),
 ];
 
 fn text(file: &str) -> String {
@@ -80,12 +85,14 @@ pub fn capabilities(container: &Value) -> Vec<String> {
     serde_json::from_value(capabilities["add"].clone()).unwrap()
 }
 
+/// An object as its type reads and writes it.
+fn again<T: DeserializeOwned + Serialize>(object: &Value) -> Value {
+    let typed: T = serde_json::from_value(object.clone()).unwrap_or_else(|e| panic!("{e} in {object}"));
+    serde_json::to_value(typed).unwrap()
+}
+
 #[test]
 fn every_key_is_one_that_the_api_knows() {
-    fn again<T: DeserializeOwned + Serialize>(object: &Value) -> Value {
-        let typed: T = serde_json::from_value(object.clone()).unwrap_or_else(|e| panic!("{e} in {object}"));
-        serde_json::to_value(typed).unwrap()
-    }
     for object in objects().iter().chain(&documents("uninstall.yaml")) {
         let read = match object["kind"].as_str().unwrap() {
             "ClusterRole" => again::<ClusterRole>(object),
@@ -105,11 +112,14 @@ fn the_base_is_whole_and_uninstall_is_no_part_of_it() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy");
     let files: BTreeSet<String> =
         folder.read_dir().unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
-    let expected = resources().into_iter().chain(["kustomization.yaml".to_owned(), "uninstall.yaml".to_owned()]);
+    let beside = ["kustomization.yaml", "uninstall.yaml", "webhook"].map(str::to_owned);
+    let expected = resources().into_iter().chain(beside);
     assert_eq!(files, expected.collect());
-    // kustomize reads nothing outside of its folder, so this is a copy.
-    let generated = Path::new(env!("CARGO_MANIFEST_DIR")).join("../crds/manifests/network-attachment-definition.yaml");
-    assert_eq!(text("network-attachment-definition.yaml"), std::fs::read_to_string(generated).unwrap());
+    // kustomize reads nothing outside of its folder, so these are copies.
+    let generated = Path::new(env!("CARGO_MANIFEST_DIR")).join("../crds/manifests");
+    for file in ["network-attachment-definition.yaml", "attachment-policy.yaml"] {
+        assert_eq!(text(file), std::fs::read_to_string(generated.join(file)).unwrap(), "{file}");
+    }
 }
 
 #[test]

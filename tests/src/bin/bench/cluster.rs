@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 
 use crate::samples::{Samples, row, say, table, time};
 use crate::sides::{Floor, Networks, Pod, Reference, Side, cni_env, exec};
-use crate::{AT_A_TIME, BURSTS, PODS, REST, ROUNDS, WARM_UP, for_all};
+use crate::{AT_A_TIME, BURSTS, PODS, REST, ROUNDS, WARM_UP, for_all, memory_of};
 
 /// Definitions and pods that the agent knows when its memory is measured.
 const KNOWN: (usize, usize) = (1000, 110);
@@ -305,12 +305,4 @@ impl Stage {
     fn cluster_definitions(&self) -> usize {
         self.cluster.fake().expect("our own server").list("network-attachment-definitions").len()
     }
-}
-
-/// A figure of `/proc/<pid>/status` in MiB.
-fn memory_of(pid: u32, what: &str) -> f64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("a running agent");
-    let line = status.lines().find_map(|line| line.strip_prefix(what)).expect("a figure");
-    let kilobytes: f64 = line.trim_matches([':', '\t', ' ', 'k', 'B']).parse().expect("a number");
-    kilobytes / 1024.0
 }

@@ -1,9 +1,10 @@
 //! The benchmark: our program, the chain of reference plugins and the floor beneath both, measured in turns in one run, so
 //! that what else the machine does falls on all alike. Prints Markdown tables; `make bench` builds what it needs.
 //!
-//! `bench [start-up|attach|agent|host-local|burst|agent-burst|agent-memory]…` measures these alone.
+//! `bench [start-up|attach|agent|host-local|burst|agent-burst|agent-memory|admission]…` measures these alone.
 
 mod cluster;
+mod gate;
 mod samples;
 mod sides;
 
@@ -34,7 +35,7 @@ fn main() {
     let chosen: Vec<String> = std::env::args().skip(1).collect();
     let node = Node::new();
     hide_state_folder(&node);
-    let sections: [(&str, Section); 7] = [
+    let sections: [(&str, Section); 8] = [
         ("start-up", start_up),
         ("attach", attach),
         ("agent", cluster::attach),
@@ -42,6 +43,7 @@ fn main() {
         ("burst", burst),
         ("agent-burst", cluster::burst),
         ("agent-memory", cluster::memory),
+        ("admission", gate::admission),
     ];
     say(&format!("Milliseconds, median (least–most) of {ROUNDS} rounds; all sides in turns."));
     for (name, section) in sections {
@@ -312,4 +314,12 @@ fn for_all(
         time(|| finished.wait()).0
     });
     (elapsed, done.into_inner().expect("pods"))
+}
+
+/// A figure of `/proc/<pid>/status` in MiB.
+fn memory_of(pid: u32, what: &str) -> f64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("a running process");
+    let line = status.lines().find_map(|line| line.strip_prefix(what)).expect("a figure");
+    let kilobytes: f64 = line.trim_matches([':', '\t', ' ', 'k', 'B']).parse().expect("a number");
+    kilobytes / 1024.0
 }

@@ -1,22 +1,22 @@
 //! Following one kind of object in the API: a streaming list where the server has them, else a paged list, then a watch from
 //! there on, for ever. What is remembered of the objects is the sink's business; nothing is kept here but a version.
 
+use std::fmt::Debug;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::stream::{BoxStream, StreamExt};
-use k8s_openapi::api::core::v1::Pod as KubernetesPod;
 use kube::api::{Api, ListParams, WatchParams};
-use kube::core::{ObjectList, PartialObjectMeta, Resource, WatchEvent};
+use kube::core::{ObjectList, Resource, WatchEvent};
 use kube::{Client, ResourceExt};
-use musubi_crds::NetworkAttachmentDefinition;
+use musubi_crds::{AttachmentPolicy, AttachmentPolicySpec, NetworkAttachmentDefinition};
+use serde::de::DeserializeOwned;
 
-use super::cache::trimmed;
+use super::connection::{Failure, Patience, failure_of};
+use super::{Connection, definition_of};
 use crate::cancel::Cancel;
-use crate::store::kubernetes::connection::{Failure, Patience, failure_of};
-use crate::store::kubernetes::{Connection, definition_of};
-use crate::store::{Definition, Pod};
+use crate::store::Definition;
 
 /// How much longer than a watch silence may last before the connection counts as dead.
 const SILENCE: Duration = Duration::from_secs(5);
@@ -30,7 +30,7 @@ const INITIAL_END: &str = "k8s.io/initial-events-end";
 /// What is followed.
 pub trait Followed: Send + Sync + 'static {
     /// The object as it is sent.
-    type Object: Resource + Clone + Send + 'static;
+    type Object: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static;
     /// What is kept of it.
     type Kept: Send + 'static;
     /// What it is, for the log.
@@ -41,7 +41,9 @@ pub trait Followed: Send + Sync + 'static {
         &self,
         client: Client,
         params: ListParams,
-    ) -> impl Future<Output = kube::Result<ObjectList<Self::Object>>> + Send;
+    ) -> impl Future<Output = kube::Result<ObjectList<Self::Object>>> + Send {
+        async move { Api::<Self::Object>::all(client).list(&params).await }
+    }
 
     /// The changes since a version.
     fn watch(
@@ -49,7 +51,9 @@ pub trait Followed: Send + Sync + 'static {
         client: Client,
         params: WatchParams,
         version: &str,
-    ) -> impl Future<Output = kube::Result<Events<Self::Object>>> + Send;
+    ) -> impl Future<Output = kube::Result<Events<Self::Object>>> + Send {
+        async move { Ok(Api::<Self::Object>::all(client).watch(&params, version).await?.boxed()) }
+    }
 
     /// What is kept of an object.
     fn keep(object: Self::Object) -> Self::Kept;
@@ -60,9 +64,10 @@ pub trait Followed: Send + Sync + 'static {
     }
 }
 
-type Events<T> = BoxStream<'static, kube::Result<WatchEvent<T>>>;
+/// What happens to objects, as the server sends it.
+pub type Events<T> = BoxStream<'static, kube::Result<WatchEvent<T>>>;
 
-/// Where changes go; objects are named `namespace/name`.
+/// Where changes go; objects are named `namespace/name`, those without a namespace by name.
 pub trait Sink<T>: Send {
     /// These are all.
     fn replace(&self, objects: Vec<(String, T)>);
@@ -74,34 +79,6 @@ pub trait Sink<T>: Send {
     fn heard(&self);
 }
 
-/// This node's pods: their metadata alone.
-pub struct PodsOfNode {
-    /// The node's name in the API.
-    pub node: String,
-}
-
-impl Followed for PodsOfNode {
-    type Object = PartialObjectMeta<KubernetesPod>;
-    type Kept = Pod;
-    const WHAT: &'static str = "pods";
-
-    async fn list(&self, client: Client, params: ListParams) -> kube::Result<ObjectList<Self::Object>> {
-        Api::<KubernetesPod>::all(client).list_metadata(&params).await
-    }
-
-    async fn watch(&self, client: Client, params: WatchParams, version: &str) -> kube::Result<Events<Self::Object>> {
-        Ok(Api::<KubernetesPod>::all(client).watch_metadata(&params, version).await?.boxed())
-    }
-
-    fn keep(object: Self::Object) -> Pod {
-        trimmed(object.metadata)
-    }
-
-    fn field_selector(&self) -> Option<String> {
-        Some(format!("spec.nodeName={}", self.node))
-    }
-}
-
 /// Every definition of the cluster.
 pub struct Definitions;
 
@@ -110,16 +87,21 @@ impl Followed for Definitions {
     type Kept = Definition;
     const WHAT: &'static str = "network-attachment-definitions";
 
-    async fn list(&self, client: Client, params: ListParams) -> kube::Result<ObjectList<Self::Object>> {
-        Api::<NetworkAttachmentDefinition>::all(client).list(&params).await
-    }
-
-    async fn watch(&self, client: Client, params: WatchParams, version: &str) -> kube::Result<Events<Self::Object>> {
-        Ok(Api::<NetworkAttachmentDefinition>::all(client).watch(&params, version).await?.boxed())
-    }
-
     fn keep(object: Self::Object) -> Definition {
         definition_of(&object.namespace().unwrap_or_default(), &object.name_any(), &object)
+    }
+}
+
+/// Every policy of the cluster.
+pub struct AllPolicies;
+
+impl Followed for AllPolicies {
+    type Object = AttachmentPolicy;
+    type Kept = AttachmentPolicySpec;
+    const WHAT: &'static str = "attachmentpolicies";
+
+    fn keep(object: Self::Object) -> AttachmentPolicySpec {
+        object.spec
     }
 }
 
@@ -164,6 +146,13 @@ pub async fn follow<F: Followed>(connection: Arc<Connection>, followed: F, sink:
                 tracing::debug!("{}: listed page by page: {why}", F::WHAT);
                 follower.streaming = false;
                 continue;
+            }
+            // The kind is not there, so there are no objects of it. It may come.
+            Interruption::Failed(Failure::Refused(status)) if status.code == 404 => {
+                follower.version = None;
+                follower.sink.replace(Vec::new());
+                follower.sink.heard();
+                pause = PAUSES[1];
             }
             Interruption::Failed(failure) => {
                 tracing::warn!("watch of {}: {failure}", F::WHAT);
@@ -304,7 +293,10 @@ impl<F: Followed, S: Sink<F::Kept>> Follower<F, S> {
 }
 
 fn name_of(object: &impl ResourceExt) -> String {
-    format!("{}/{}", object.namespace().unwrap_or_default(), object.name_any())
+    match object.namespace() {
+        Some(namespace) => format!("{namespace}/{}", object.name_any()),
+        None => object.name_any(),
+    }
 }
 
 fn silence(time: Duration) -> Interruption {

@@ -1,0 +1,96 @@
+//! A table of what is followed in the API, by `namespace/name`: the sink of a watch, and how long ago the server last said
+//! something about it. Copies share it. Which objects are worth keeping is said where they are followed.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::watch::Sink;
+
+/// The table.
+pub struct Table<T>(Arc<Mutex<Rows<T>>>);
+
+struct Rows<T> {
+    objects: HashMap<String, T>,
+    heard: Option<Instant>,
+}
+
+/// How a table is, for readiness and metrics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Freshness {
+    /// Objects in it.
+    pub objects: usize,
+    /// Since the server last said something; `None` before it ever did.
+    pub age: Option<Duration>,
+}
+
+impl<T> Table<T> {
+    /// How it is now.
+    #[must_use]
+    pub fn freshness(&self) -> Freshness {
+        let rows = self.rows();
+        Freshness { objects: rows.objects.len(), age: rows.heard.map(|heard| heard.elapsed()) }
+    }
+
+    fn rows(&self) -> MutexGuard<'_, Rows<T>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Pretends that the server has been silent.
+    #[cfg(test)]
+    pub(crate) fn last_heard(&self, ago: Duration) {
+        self.rows().heard = Instant::now().checked_sub(ago);
+    }
+}
+
+impl<T: Clone> Table<T> {
+    /// An object, if the server was last heard within this time.
+    #[must_use]
+    pub fn heard_within(&self, time: Duration, name: &str) -> Option<T> {
+        self.rows().if_heard_within(time)?.get(name).cloned()
+    }
+
+    /// All objects with their names, if the server was last heard within this time.
+    #[must_use]
+    pub fn all_heard_within(&self, time: Duration) -> Option<Vec<(String, T)>> {
+        let rows = self.rows();
+        let objects = rows.if_heard_within(time)?;
+        Some(objects.iter().map(|(name, object)| (name.clone(), object.clone())).collect())
+    }
+}
+
+impl<T> Rows<T> {
+    fn if_heard_within(&self, time: Duration) -> Option<&HashMap<String, T>> {
+        self.heard.is_some_and(|heard| heard.elapsed() <= time).then_some(&self.objects)
+    }
+}
+
+impl<T> Clone for Table<T> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+impl<T> Default for Table<T> {
+    fn default() -> Self {
+        Self(Arc::new(Mutex::new(Rows { objects: HashMap::new(), heard: None })))
+    }
+}
+
+impl<T: Send> Sink<T> for Table<T> {
+    fn replace(&self, objects: Vec<(String, T)>) {
+        self.rows().objects = objects.into_iter().collect();
+    }
+
+    fn apply(&self, name: String, object: T) {
+        self.rows().objects.insert(name, object);
+    }
+
+    fn remove(&self, name: &str) {
+        self.rows().objects.remove(name);
+    }
+
+    fn heard(&self) {
+        self.rows().heard = Some(Instant::now());
+    }
+}
