@@ -20,6 +20,8 @@ use crate::{cri, grpc};
 
 /// Between two looks at what is due.
 const PAUSE: Duration = Duration::from_secs(1);
+/// Between two times that memory is given back to the kernel.
+const TIDY: Duration = Duration::from_secs(5);
 /// How long the runtime may take to list its sandboxes.
 const CRI_TIME: Duration = Duration::from_secs(10);
 /// How long the statuses of one look may take.
@@ -29,7 +31,7 @@ const STATUS_TIME: Duration = Duration::from_secs(30);
 pub(super) fn keep(agent: &Arc<Agent>) {
     let state_dir = agent.state_dir();
     let mut reconciler = Reconciler::new(agent.config.unlisted);
-    let (mut due, mut tidied) = (Instant::now(), 0);
+    let (mut due, mut tidied) = (Instant::now(), Instant::now());
     loop {
         if pending::is_due(&state_dir) {
             for error in pending::write_all(&state_dir, store(agent).as_ref()) {
@@ -40,11 +42,11 @@ pub(super) fn keep(agent: &Arc<Agent>) {
             pass(agent, &state_dir, &mut reconciler);
             due = Instant::now() + agent.config.reconcile;
         }
-        // What operations have used is free, but it is the process's until somebody says so.
+        // What a burst has used is free, but it is the process's until somebody says so.
         let load = agent.pool.load();
-        if load.waiting + load.running == 0 && load.done != tidied {
+        if load.waiting + load.running == 0 && tidied.elapsed() >= TIDY {
             musubi_delegates::sys::give_memory_back();
-            tidied = load.done;
+            tidied = Instant::now();
         }
         std::thread::sleep(PAUSE);
     }

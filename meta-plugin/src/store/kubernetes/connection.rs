@@ -8,14 +8,18 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use kube::client::ClientBuilder;
+use http_body_util::BodyExt;
+use hyper::Response;
+use hyper::body::Incoming;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use kube::client::{ClientBuilder, ConfigExt, DynBody};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::core::Status;
 use kube::{Client, Config};
 use musubi_delegates::cni::{CniError, code};
 use tokio::runtime::{Handle, Runtime};
 use tokio::sync::oneshot;
-use tower::util::MapResponseLayer;
+use tower::{BoxError, ServiceBuilder};
 
 use super::refusal;
 use crate::cancel::{self, Cancel};
@@ -26,6 +30,8 @@ const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// The least time a try gets while there is more.
 const SHORTEST_TRY: Duration = Duration::from_secs(1);
+/// How long a connection stays open that nobody uses.
+const LONGEST_IDLE: Duration = Duration::from_secs(5);
 /// How often credentials are read anew before they count as refused.
 const CREDENTIAL_TRIES: u32 = 3;
 
@@ -270,8 +276,7 @@ impl Connection {
         }
         // kube takes the process's TLS provider; the first to set it wins, and ours is the same each time.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let builder = ClientBuilder::try_from(self.config().await?).map_err(failure_of)?;
-        let client = builder.with_layer(&MapResponseLayer::new(refusal::as_status)).build();
+        let client = client_of(self.config().await?).map_err(failure_of)?;
         *self.client.lock().unwrap_or_else(PoisonError::into_inner) = Some(client.clone());
         Ok(client)
     }
@@ -305,6 +310,24 @@ impl Connection {
         config.default_retry = false;
         Ok(config)
     }
+}
+
+/// A client by a configuration, as kube makes it but for how long connections wait for the next request: what a burst opened
+/// is memory.
+fn client_of(config: Config) -> kube::Result<Client> {
+    let connections = hyper_util::client::legacy::Client::builder(TokioExecutor::new())
+        .pool_timer(TokioTimer::new())
+        .pool_idle_timeout(LONGEST_IDLE)
+        .build(config.rustls_https_connector()?);
+    let service = ServiceBuilder::new()
+        .layer(config.base_uri_layer())
+        .option_layer(config.auth_layer()?)
+        .map_response(|answer: Response<Incoming>| {
+            refusal::as_status(answer.map(|body| Box::new(body.map_err(BoxError::from)) as Box<DynBody>))
+        })
+        .map_err(BoxError::from)
+        .service(connections);
+    Ok(ClientBuilder::new(service, config.default_namespace).build())
 }
 
 /// Pauses between tries: doubling, each up to a half longer by chance so that nodes do not come in step.

@@ -77,13 +77,18 @@ impl<T> Default for Table<T> {
     }
 }
 
-impl<T: Send> Sink<T> for Table<T> {
+impl<T: Send + PartialEq> Sink<T> for Table<T> {
     fn replace(&self, objects: Vec<(String, T)>) {
         self.rows().objects = objects.into_iter().collect();
     }
 
+    /// An object that says nothing new stays where it is: replaced each time, the table would end up scattered over all
+    /// the memory that was in use at some time.
     fn apply(&self, name: String, object: T) {
-        self.rows().objects.insert(name, object);
+        let mut rows = self.rows();
+        if rows.objects.get(&name) != Some(&object) {
+            rows.objects.insert(name, object);
+        }
     }
 
     fn remove(&self, name: &str) {

@@ -5,7 +5,7 @@ use k8s_openapi::api::core::v1::Pod;
 use musubi_tests::node::link_names;
 use serde_json::json;
 
-use super::stage::{NETWORKS, NODE, STATUS, Stage, Started, WAYS, Way};
+use super::stage::{NETWORKS, NODE, POLICIES, STATUS, Stage, Started, WAYS, Way};
 use crate::scene::assert_words;
 
 /// The pod that a runtime still starts, while the cluster has another of its name.
@@ -66,8 +66,8 @@ fn a_static_pod_is_known_to_the_server_by_its_mirrors_uid() {
     const ADDED: [&str; 3] = ["PATCH /pods/static/status", "POST /events", "POST /events"];
     let (pod, blue) = ("GET /pods/static", "GET /network-attachment-definitions/blue");
     let cases = [
-        (Way::Alone, false, vec![pod, blue]),
-        (Way::Alone, true, vec![pod, blue]),
+        (Way::Alone, false, vec![POLICIES, pod, blue]),
+        (Way::Alone, true, vec![POLICIES, pod, blue]),
         (Way::Agent, false, vec![]),
         (Way::Agent, true, vec![]),
     ];

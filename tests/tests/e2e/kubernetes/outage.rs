@@ -67,7 +67,7 @@ fn a_pod_that_selects_networks_fails_closed() {
         stage.api().stop();
         let (code, message) = stage.call("ADD", &pod, &stage.config_with("timeoutSeconds", 2.into())).error();
         assert_eq!(code, 11, "{message}");
-        let wanted = if way == Way::Agent { "network-status of pod musubi-test/web" } else { "musubi-test/blue" };
+        let wanted = if way == Way::Agent { "network-status of pod musubi-test/web" } else { "attachmentpolicies" };
         assert!(message.contains(wanted), "{way:?}: {message}");
         stage.nothing_is_left(&[&pod], "fails closed");
         stage.del(&pod).succeeded();

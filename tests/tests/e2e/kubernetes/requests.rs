@@ -3,7 +3,7 @@
 use musubi_tests::node::{Sandbox, link_names};
 use serde_json::{Value, json};
 
-use super::stage::{NETWORKS, NODE, STATUS, Stage, Started, WAYS, Way, entries};
+use super::stage::{NETWORKS, NODE, POLICIES, STATUS, Stage, Started, WAYS, Way, entries};
 
 #[test]
 fn a_pod_gets_its_networks_a_status_and_events() {
@@ -59,7 +59,7 @@ fn nothing_is_asked_that_is_known() {
             networks: selecting,
             handed_over: false,
             status: "all",
-            alone: &[GET_POD, GET_BLUE, PATCH, EVENT, EVENT],
+            alone: &[POLICIES, GET_POD, GET_BLUE, PATCH, EVENT, EVENT],
             agent: &[PATCH, EVENT, EVENT],
         },
         Case {
@@ -67,7 +67,7 @@ fn nothing_is_asked_that_is_known() {
             networks: selecting,
             handed_over: true,
             status: "all",
-            alone: &[GET_BLUE, PATCH, EVENT, EVENT],
+            alone: &[POLICIES, GET_BLUE, PATCH, EVENT, EVENT],
             agent: &[PATCH, EVENT, EVENT],
         },
         Case { what: "no networks", networks: &[], handed_over: true, status: "all", alone: &[PATCH], agent: &[PATCH] },
@@ -196,7 +196,7 @@ fn a_pod_is_explained_from_the_cluster() {
     let found: Vec<_> =
         attachments.map(|a| (a["network"].as_str().unwrap(), a["interface"].as_str().unwrap())).collect();
     assert_eq!(found, [("default-network", "eth0"), ("musubi-test/blue", "lan")]);
-    stage.assert_asked(&["GET /pods/web", "GET /network-attachment-definitions/blue"], "explain");
+    stage.assert_asked(&[POLICIES, "GET /pods/web", "GET /network-attachment-definitions/blue"], "explain");
     assert_eq!(explain("nobody").error(), (11, "pod musubi-test/nobody is not in the cluster".to_owned()));
     stage.nothing_is_left(&[&pod], "explained");
 }

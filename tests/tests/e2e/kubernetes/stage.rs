@@ -21,6 +21,8 @@ pub const NETWORKS: &str = "k8s.v1.cni.cncf.io/networks";
 pub const STATUS: &str = "k8s.v1.cni.cncf.io/network-status";
 /// The node's name in the cluster.
 pub const NODE: &str = "node-1";
+/// What an ADD asks that selects networks and has no agent: who may use what.
+pub const POLICIES: &str = "GET /apis/musubi.dev/v1alpha1/attachmentpolicies";
 /// By when what is not waited for has been asked.
 const SETTLED: Duration = Duration::from_millis(100);
 
