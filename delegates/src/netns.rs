@@ -180,7 +180,11 @@ impl Opening {
             match setns(&file, CloneFlags::CLONE_NEWNET) {
                 // setns(2): a descriptor that is no namespace of this type.
                 Err(Errno::EINVAL) => Ok(None),
-                entered => entered.map_err(io::Error::from).and_then(|()| Handles::open()).and_then(|handles| Namespace::assemble(&opened, file, handles)).map(Some),
+                entered => entered
+                    .map_err(io::Error::from)
+                    .and_then(|()| Handles::open())
+                    .and_then(|handles| Namespace::assemble(&opened, file, handles))
+                    .map(Some),
             }
         };
         Self { path: path.to_owned(), thread: std::thread::Builder::new().spawn(enter_and_open) }

@@ -3,6 +3,7 @@
 //! tests' own, and is removed at the end. Calls block; what a test wants to break is at [`Cluster::fake`].
 
 use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, ToSocketAddrs, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -145,6 +146,31 @@ impl Cluster {
     #[must_use]
     pub fn client(&self) -> Client {
         self.client.clone()
+    }
+
+    /// Sends any object to any path; the answer.
+    ///
+    /// # Errors
+    /// The server refuses.
+    pub fn send(&self, method: &'static str, path: &str, object: &Value) -> kube::Result<Value> {
+        let (client, path, object) = (self.client(), path.to_owned(), object.clone());
+        self.run(async move { send(&client, method, &path, &object).await })
+    }
+
+    /// The address of this machine that the server's machine reaches.
+    ///
+    /// # Panics
+    /// When there is no way to the server.
+    #[must_use]
+    pub fn own_address(&self) -> IpAddr {
+        let url: Uri = self.access.server.parse().expect("the server's URL");
+        let server = (url.host().expect("a host").trim_matches(['[', ']']), url.port_u16().unwrap_or(443));
+        let towards = server.to_socket_addrs().expect("an address").next().expect("an address");
+        let any: IpAddr = if towards.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+        // Nothing is sent: to connect chooses the source.
+        let socket = UdpSocket::bind((any, 0)).expect("a socket");
+        socket.connect(towards).expect("a way to the server");
+        socket.local_addr().expect("an address").ip()
     }
 
     /// Runs a future on the cluster's own thread to its end.
@@ -421,7 +447,9 @@ async fn prepare(client: &Client) -> kube::Result<String> {
 async fn clean(client: &Client) {
     let namespace = format!("/api/v1/namespaces/{NAMESPACE}");
     let pods = format!("{namespace}/pods?gracePeriodSeconds=0");
-    for path in [pods.as_str(), namespace.as_str(), &format!("{BINDINGS}/{ACCOUNT}")] {
+    // The gate first: without a program behind it, it would hold up what follows.
+    let of_all = CLUSTER_WIDE.map(|kind| format!("{kind}/{ACCOUNT}"));
+    for path in of_all.iter().map(String::as_str).chain([pods.as_str(), namespace.as_str()]) {
         // What is not there need not go.
         let _ = send(client, "DELETE", path, &json!({})).await;
     }
@@ -432,6 +460,14 @@ async fn clean(client: &Client) {
 }
 
 const BINDINGS: &str = "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings";
+
+/// Where tests make objects outside the namespace, each with the name `musubi-test`.
+pub const CLUSTER_WIDE: [&str; 4] = [
+    "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations",
+    "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations",
+    "/apis/musubi.dev/v1alpha1/attachmentpolicies",
+    BINDINGS,
+];
 
 async fn send(client: &Client, method: &str, path: &str, body: &Value) -> kube::Result<Value> {
     let body = if body.is_null() { Vec::new() } else { body.to_string().into_bytes() };

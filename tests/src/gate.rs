@@ -3,7 +3,7 @@
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -20,6 +20,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::api_server::ApiServer;
+use crate::cluster::Cluster;
 
 /// The name that its certificates bear.
 pub const NAME: &str = "musubi-webhook.kube-system.svc";
@@ -96,8 +97,16 @@ impl Gate {
     #[must_use]
     pub fn start(server: &ApiServer, options: &[&str]) -> Self {
         let gate = Self::spawn(server, options);
-        gate.until("it is ready", || gate.try_get("/readyz").is_some_and(|answer| answer.status == 200));
+        gate.until_ready();
         gate
+    }
+
+    /// Waits until it is ready.
+    ///
+    /// # Panics
+    /// When it does not get ready.
+    pub fn until_ready(&self) {
+        self.until("it is ready", || self.try_get("/readyz").is_some_and(|answer| answer.status == 200));
     }
 
     /// Starts one and waits until it listens.
@@ -112,15 +121,31 @@ impl Gate {
             .flat_map(|object| object["rules"].as_array().cloned().unwrap_or_default())
             .collect();
         let kubeconfig = kubeconfig(server, &server.issue_token_for(&rules), folder.path());
+        Self::launch(folder, &kubeconfig, IpAddr::V4(Ipv4Addr::LOCALHOST), options)
+    }
+
+    /// Starts one of any cluster, at an address of this machine.
+    ///
+    /// # Panics
+    /// When it does not listen.
+    #[must_use]
+    pub fn of(cluster: &Cluster, options: &[&str]) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let kubeconfig = cluster.kubeconfig(folder.path());
+        Self::launch(folder, &kubeconfig, cluster.own_address(), options)
+    }
+
+    fn launch(folder: TempDir, kubeconfig: &Path, address: IpAddr, options: &[&str]) -> Self {
         let log = File::create(folder.path().join("log")).expect("a log");
         let mut command = Command::new(program());
-        command.args(["--listen=127.0.0.1:0", "--kubeconfig"]).arg(kubeconfig).args(options);
+        command.arg(format!("--listen={}", SocketAddr::new(address, 0)));
+        command.arg("--kubeconfig").arg(kubeconfig).args(options);
         if !options.iter().any(|option| option.starts_with("--log-level")) {
             command.arg("--log-level=debug");
         }
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         let child = command.spawn().expect("start the program");
-        let mut gate = Self { child, address: SocketAddr::from(([127, 0, 0, 1], 0)), folder };
+        let mut gate = Self { child, address: SocketAddr::new(address, 0), folder };
         gate.until("it listens", || gate.listens_on().is_some());
         gate.address = gate.listens_on().expect("it listens");
         gate

@@ -99,12 +99,8 @@ impl Cache for ClusterCache {
 
     fn send_later(&self, pod: &Pod, events: Vec<Event>) {
         // Many may wait: what an Event says of its pod is who it is.
-        let named = Pod {
-            namespace: pod.namespace.clone(),
-            name: pod.name.clone(),
-            uid: pod.uid.clone(),
-            ..Pod::default()
-        };
+        let named =
+            Pod { namespace: pod.namespace.clone(), name: pod.name.clone(), uid: pod.uid.clone(), ..Pod::default() };
         (self.send)(named, events);
     }
 }

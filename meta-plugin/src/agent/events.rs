@@ -16,7 +16,7 @@ const QUEUE: usize = 1000;
 /// How long one may be tried.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Starts sending, and gives the function that takes Events.
+/// Starts sending, and gives the function that takes Events; with none a second it takes them and nothing comes of it.
 pub(super) fn sender(
     connection: Arc<Connection>,
     per_second: u32,
@@ -25,6 +25,9 @@ pub(super) fn sender(
     let (queue, waiting) = mpsc::channel(QUEUE);
     tokio::spawn(send(connection, waiting, per_second, Arc::clone(&metrics)));
     move |pod, events| {
+        if per_second == 0 {
+            return;
+        }
         let pod = Arc::new(pod);
         for event in events {
             if queue.try_send((Arc::clone(&pod), event)).is_err() {

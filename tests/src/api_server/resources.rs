@@ -82,13 +82,15 @@ fn with_group(name: &str, group: &str) -> String {
 
 /// What a server knows from the start.
 pub fn known() -> Vec<Resource> {
-    let rows: [(&str, &str, &str, &str, bool, bool); 11] = [
+    let rows: [(&str, &str, &str, &str, bool, bool); 13] = [
         ("", "v1", "namespaces", "Namespace", false, true),
         ("", "v1", "pods", "Pod", true, true),
         ("", "v1", "events", "Event", true, false),
         ("", "v1", "nodes", "Node", false, true),
         ("", "v1", "secrets", "Secret", true, false),
         ("", "v1", "configmaps", "ConfigMap", true, false),
+        ("", "v1", "services", "Service", true, true),
+        ("discovery.k8s.io", "v1", "endpointslices", "EndpointSlice", true, false),
         ("", "v1", "serviceaccounts", "ServiceAccount", true, false),
         ("rbac.authorization.k8s.io", "v1", "clusterrolebindings", "ClusterRoleBinding", false, false),
         ("coordination.k8s.io", "v1", "leases", "Lease", true, false),

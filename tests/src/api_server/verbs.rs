@@ -16,7 +16,7 @@ use super::patch::{self, Failure};
 use super::request::{Request, Target};
 use super::shared::Shared;
 use super::status::{Cause, Status};
-use super::store::{self, Object};
+use super::store::{self, Object, Store};
 
 /// The forms of a patch.
 const PATCHES: [&str; 4] = [
@@ -122,7 +122,13 @@ impl Call<'_> {
         let stored = self.shared.write(|store| match store.get(self.target.index, &key) {
             Some(_) => Err(Status::already_exists(resource, name)),
             None if self.is_dry_run() => Ok(Object::unstamped(value.clone(), 0)),
-            None => Ok(store.put(self.target.index, value.clone())),
+            None => {
+                let stored = store.put(self.target.index, value.clone());
+                if resource.plural == "namespaces" {
+                    give_account(store, name);
+                }
+                Ok(stored)
+            }
         })?;
         Ok(Answer::json(201, form.bytes(&stored)).with_warnings(&told))
     }
@@ -425,4 +431,13 @@ fn version() -> Value {
 
 fn has_finalizers(object: &Value) -> bool {
     object["metadata"]["finalizers"].as_array().is_some_and(|finalizers| !finalizers.is_empty())
+}
+
+/// What a controller of a real cluster does a moment later: each namespace has its default account.
+fn give_account(store: &mut Store, namespace: &str) {
+    let account =
+        json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default", "namespace": namespace}});
+    if let Some((index, resource)) = store.find(|resource| resource.plural == "serviceaccounts") {
+        store.put(index, object::direct(&resource, account));
+    }
 }

@@ -35,8 +35,22 @@ pub struct Endpoint {
     timeout: Duration,
 }
 
+/// The first address of a service.
+fn endpoint(shared: &Shared, namespace: &str, name: &str) -> Option<String> {
+    let store = shared.store();
+    let (index, _) = store.find(|resource| resource.plural == "endpointslices")?;
+    let mut slices = store.objects(index).values().map(|object| &object.value);
+    let slice = slices.find(|slice| {
+        let metadata = &slice["metadata"];
+        metadata["namespace"] == namespace && metadata["labels"]["kubernetes.io/service-name"] == name
+    })?;
+    let host = slice["endpoints"][0]["addresses"][0].as_str()?;
+    Some(format!("{host}:{}", slice["ports"][0]["port"]))
+}
+
 impl Endpoint {
-    /// Reads an entry of `webhooks`. Services are found where [`super::ApiServer::map_service`] says.
+    /// Reads an entry of `webhooks`. Services are found where [`super::ApiServer::map_service`] says, else by their
+    /// EndpointSlices.
     pub fn of(shared: &Shared, webhook: &Value) -> Result<Self, String> {
         let client = &webhook["clientConfig"];
         let authority = STANDARD.decode(client["caBundle"].as_str().unwrap_or_default());
@@ -52,7 +66,8 @@ impl Endpoint {
         let service = &client["service"];
         let [namespace, name] = ["namespace", "name"].map(|key| service[key].as_str().unwrap_or_default());
         let mapped: Option<SocketAddr> = shared::lock(&shared.services).get(&format!("{namespace}/{name}")).copied();
-        let address = mapped.ok_or_else(|| format!("service \"{name}\" not found"))?.to_string();
+        let address = mapped.map(|address| address.to_string()).or_else(|| endpoint(shared, namespace, name));
+        let address = address.ok_or_else(|| format!("service \"{name}\" not found"))?;
         let path = service["path"].as_str().unwrap_or("/").to_owned();
         Ok(Self { address, name: format!("{name}.{namespace}.svc"), path, authority, timeout })
     }

@@ -44,7 +44,11 @@ fn it_counts_while_the_server_is_heard() {
     stage.api().pause_watches(true);
     assert_eq!(reads_of(&stage, &next()), [""; 0], "a moment of silence is none");
     std::thread::sleep(COUNTS * 2);
-    assert_eq!(reads_of(&stage, &next()), ["third", "attachmentpolicies", "blue"], "after a longer one everything is read live");
+    assert_eq!(
+        reads_of(&stage, &next()),
+        ["third", "attachmentpolicies", "blue"],
+        "after a longer one everything is read live"
+    );
     stage.api().pause_watches(false);
     std::thread::sleep(COUNTS / 2);
     assert_eq!(reads_of(&stage, &next()), [""; 0], "and it counts again");

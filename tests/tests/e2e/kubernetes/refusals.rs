@@ -299,6 +299,16 @@ fn events_wait_in_line_while_pods_do_not() {
     assert!(started.elapsed() > Duration::from_secs(3), "{:?}", started.elapsed());
 }
 
+#[test]
+fn none_are_sent_where_none_are_wanted() {
+    let Some(stage) = Stage::breakable_with(Way::Agent, &json!({"eventsPerSecond": 0})) else { return };
+    let pod = selecting(&stage, "quiet");
+    let _ = stage.add(&pod).result();
+    assert_eq!(stage.status(&pod).unwrap().len(), 2);
+    stage.del(&pod).succeeded();
+    assert_eq!(stage.api().list("events"), [serde_json::Value::Null; 0]);
+}
+
 /// All annotations of an object together have a limit, which the pod's other owners may have used up.
 #[test]
 fn a_status_that_has_no_room_is_said_so() {
