@@ -104,7 +104,7 @@ fn every_digest_is_of_what_it_names() {
 #[test]
 fn the_same_program_gives_the_same_image() {
     let folder = tempfile::tempdir().unwrap();
-    let program = folder.path().join("program");
+    let program = folder.path().join("musubi");
     let make = |content: &[u8], mode: u32| {
         fs::write(&program, content).unwrap();
         fs::set_permissions(&program, PermissionsExt::from_mode(mode)).unwrap();

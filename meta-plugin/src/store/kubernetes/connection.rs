@@ -235,6 +235,10 @@ impl Connection {
                 () = tokio::time::sleep(pause) => {}
                 () = patience.cancel.wait() => return Err(Failure::Cancelled),
             }
+            // On a busy machine a pause may take longer than the time that was left.
+            if Instant::now() >= patience.deadline {
+                return Err(failure);
+            }
         }
     }
 

@@ -144,9 +144,11 @@ fn what_the_runtime_knows_of_the_pod_reaches_the_default_network() {
 fn nobody_asks_the_api_server_for_the_pod() {
     let pods = "/api/v1/namespaces/default/pods";
     let definitions = "/apis/k8s.cni.cncf.io/v1/namespaces/default/network-attachment-definitions";
+    let policies = "/apis/musubi.dev/v1alpha1/attachmentpolicies";
+    let patch = format!("PATCH {pods}/web/status");
     let rows = [
-        (Way::Agent, vec![format!("PATCH {pods}/web/status")]),
-        (Way::PluginAlone, vec![format!("GET {definitions}/blue"), format!("PATCH {pods}/web/status")]),
+        (Way::Agent, vec![patch.clone()]),
+        (Way::PluginAlone, vec![format!("GET {policies}"), format!("GET {definitions}/blue"), patch]),
     ];
     for (way, expected) in rows {
         let stage = Stage::new(way);

@@ -14,12 +14,15 @@ use crate::scene::until;
 /// How long what is remembered counts in these tests; the server sends bookmarks more often.
 const COUNTS: Duration = Duration::from_secs(1);
 
+/// Pods, definitions and policies.
+const WATCHES: usize = 3;
+
 fn stage() -> Option<Stage> {
     let stage = Stage::breakable_with(Way::Agent, &json!({"cacheSeconds": COUNTS.as_secs()}))?;
     stage.api().set_bookmarks(COUNTS / 10);
     // Watches that were opened before keep their time.
     stage.api().close_watches();
-    until("three watches are open again", || stage.api().open_watches() == 3);
+    until("the watches are open again", || stage.api().open_watches() == WATCHES);
     Some(stage)
 }
 
@@ -141,6 +144,7 @@ fn it_becomes_current_again_by_itself() {
     let Some(stage) = stage() else { return };
     for (number, (trouble, bring)) in troubles.into_iter().enumerate() {
         bring(&stage);
+        until("the watches are open again", || stage.api().open_watches() == WATCHES);
         let network = format!("net-{number}");
         let config = stage.scene.node.bridge(&format!("br-{number}"), &network, &format!("10.{}.0.0/24", 20 + number));
         stage.cluster.create_definition(&network, &config);
