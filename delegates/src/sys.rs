@@ -24,14 +24,14 @@ pub fn namespace_cookie(socket: BorrowedFd<'_>) -> Option<u64> {
     (outcome == 0).then_some(cookie)
 }
 
-/// Has the C library serve all threads from two pools of memory: each thread would make one of its own otherwise, and what
+/// Has the C library serve all threads from one pool of memory: each thread would make one of its own otherwise, and what
 /// it frees would stay there. A pool that shrinks and grows with each request is left alone, up to half a MiB, and what is
-/// large is never part of one (mallopt(3)). Other C libraries do not know any of it.
+/// large is never part of it (mallopt(3)). Other C libraries do not know any of this.
 pub fn share_memory() {
     #[cfg(target_env = "gnu")]
     // SAFETY: mallopt takes two integers and changes how later allocations are made, nothing that exists.
     unsafe {
-        libc::mallopt(libc::M_ARENA_MAX, 2);
+        libc::mallopt(libc::M_ARENA_MAX, 1);
         libc::mallopt(libc::M_TRIM_THRESHOLD, 512 << 10);
         libc::mallopt(libc::M_MMAP_THRESHOLD, 128 << 10);
     }

@@ -67,9 +67,9 @@ pub fn milliseconds(duration: Duration) -> f64 {
     duration.as_micros() as f64 / 1000.0
 }
 
-/// The last operations.
+/// The last operations, each one piece of JSON: many small pieces that live long would keep all the memory of a burst.
 #[derive(Debug, Default)]
-pub struct History(Mutex<VecDeque<Entry>>);
+pub struct History(Mutex<VecDeque<Box<str>>>);
 
 impl History {
     /// Remembers an operation, and forgets the oldest.
@@ -77,6 +77,7 @@ impl History {
         if let Some(error) = &mut entry.error {
             error.message = error.message.chars().take(LONGEST_MESSAGE).collect();
         }
+        let entry = json!(entry).to_string().into_boxed_str();
         let mut entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if entries.len() == KEPT {
             entries.pop_back();
@@ -87,7 +88,9 @@ impl History {
     /// All of them, the newest first: `{"operations": […]}`.
     #[must_use]
     pub fn to_json(&self) -> Value {
-        json!({"operations": *self.0.lock().unwrap_or_else(PoisonError::into_inner)})
+        let entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let operations: Vec<Value> = entries.iter().filter_map(|entry| serde_json::from_str(entry).ok()).collect();
+        json!({"operations": operations})
     }
 }
 

@@ -26,8 +26,8 @@ const KNOWN: (usize, usize) = (1000, 110);
 /// Pairs of ADD and DEL after which it is measured again.
 const PAIRS: usize = 10_000;
 
-/// How long a node takes to be at rest after a burst.
-const QUIET: Duration = Duration::from_secs(8);
+/// How long a node takes to be at rest after a burst: its last Events have been sent by then, 50 a second.
+const QUIET: Duration = Duration::from_secs(25);
 
 /// A node of a cluster: its API server, its agent, and pods that select all networks but the default one.
 struct Stage {
