@@ -33,7 +33,7 @@ use self::certificates::keeper::{Keeper, Places};
 use self::certificates::{Order, Shown, Trouble};
 use self::gate::Gate;
 use self::metrics::Metrics;
-use self::mutate::Rules;
+use self::mutate::{Injections, Rules};
 use self::options::{Answer, LogFormat, Options};
 use self::server::Server;
 use self::world::World;
@@ -67,6 +67,7 @@ async fn serve(options: &Options) -> anyhow::Result<()> {
         existing: options.existing_requests,
         pod_info: !options.no_pod_info,
         huge_pages: options.huge_pages,
+        injections: Injections::follow(options.injections.clone()),
         default_namespace: plugin.multus_namespace.clone(),
     };
     let settings = Settings {

@@ -2,6 +2,7 @@
 //! a volume that tells it what it got. Pure: pod and definitions in, JSON patch operations out. Whether the pod may have its
 //! networks is the validation's business.
 
+mod injections;
 mod patch;
 mod quantity;
 
@@ -13,6 +14,7 @@ use musubi_crds::{DEFAULT_NETWORK_ANNOTATION, NETWORKS_ANNOTATION, parse_default
 use musubi_delegates::cni::{CniError, code};
 use serde_json::{Value, json};
 
+pub use self::injections::Injections;
 use self::patch::Patch;
 use self::quantity::whole;
 
@@ -48,6 +50,8 @@ pub struct Rules {
     pub pod_info: bool,
     /// Whether the volume tells huge pages as well.
     pub huge_pages: bool,
+    /// Annotations that a pod gets with its requests.
+    pub injections: Injections,
     /// Where the network of the default-network annotation is looked for when it names no namespace.
     pub default_namespace: String,
 }
@@ -127,6 +131,9 @@ pub fn change(
         let injected = work.request(&needs.resources, rules.existing)?;
         if injected && rules.pod_info {
             work.tell(rules.huge_pages);
+        }
+        if injected {
+            work.annotate(rules.injections.of(pod));
         }
     }
     Ok(Change { operations: work.patch.into_operations(), warnings: work.warnings })
@@ -242,6 +249,15 @@ impl Work {
             names.join(", ")
         );
         Err(CniError::new(code::CONFIG, message))
+    }
+
+    /// What the pod says itself stays.
+    fn annotate(&mut self, annotations: BTreeMap<String, String>) {
+        for (key, value) in annotations {
+            if self.patch.document()["metadata"]["annotations"][&key].is_null() {
+                self.patch.set(&["metadata", "annotations", &key], value.into());
+            }
+        }
     }
 
     /// The volume, in every container that does not have it already.

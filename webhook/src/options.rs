@@ -41,6 +41,15 @@ pub struct Options {
     /// Have that volume tell each container its huge pages as well
     #[arg(long, help_heading = "Resource requests")]
     pub huge_pages: bool,
+    /// Annotations for pods that get requests and have a label that is "true": the ConfigMap of network-resources-injector as a
+    /// file ("user-defined-injections"), read anew when it changes; a file that is not there is as good as an empty one
+    #[arg(
+        long,
+        value_name = "FILE",
+        default_value = "/etc/musubi-injections/config.json",
+        help_heading = "Resource requests"
+    )]
+    pub injections: PathBuf,
 
     /// Folder with tls.crt and tls.key, which somebody else keeps; they are read anew when they change, and caBundle is not
     /// touched [default: certificates are made here and kept in a Secret]

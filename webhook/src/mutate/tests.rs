@@ -327,3 +327,56 @@ fn a_wrong_annotation_is_refused_in_the_words_of_add() {
     let problem = refused(&pod("[null]", containers(&["a"])));
     assert!(problem.starts_with("annotation k8s.v1.cni.cncf.io/networks: "), "{problem}");
 }
+
+fn with_injections(text: &str) -> Rules {
+    Rules { injections: Injections::parse(text).unwrap(), ..rules() }
+}
+
+const INJECTIONS: &str = r#"{
+    "features": {"enableHonorExistingResources": true},
+    "user-defined-injections": {
+        "rdma": {"op": "add", "path": "/metadata/annotations", "value": {"example.com/rdma": "on", "a": "b"}},
+        "other": {"op": "add", "path": "/metadata/annotations", "value": {"example.com/other": "on"}}
+    }
+}"#;
+
+#[test]
+fn a_pod_that_gets_devices_gets_what_its_labels_stand_for() {
+    let rules = with_injections(INJECTIONS);
+    let labelled = |networks: &str, label: &str| {
+        let mut pod = pod(networks, containers(&["main"]));
+        pod["metadata"]["labels"] = json!({"rdma": label});
+        pod
+    };
+    let annotations = |pod: &Value| changed_by(&rules, pod).0["metadata"]["annotations"].clone();
+    let networks = json!({NETWORKS_ANNOTATION: "blue"});
+    assert_eq!(
+        annotations(&labelled("blue", "true")),
+        json!({NETWORKS_ANNOTATION: "blue", "example.com/rdma": "on", "a": "b"})
+    );
+    assert_eq!(annotations(&labelled("blue", "false")), networks, "it is switched off");
+    assert_eq!(annotations(&pod("blue", containers(&["main"]))), networks, "it has no label");
+    assert_eq!(annotations(&labelled("plain", "true")), json!({NETWORKS_ANNOTATION: "plain"}), "it gets no device");
+    let mut own = labelled("blue", "true");
+    own["metadata"]["annotations"]["a"] = "its own".into();
+    assert_eq!(annotations(&own)["a"], "its own");
+}
+
+#[test]
+fn injections_are_annotations_and_name_no_networks() {
+    let of = |op: &str, path: &str, key: &str| {
+        json!({"user-defined-injections": {"x": {"op": op, "path": path, "value": {key: "v"}}}}).to_string()
+    };
+    for (text, problem) in [
+        (of("remove", "/metadata/annotations", "k"), "x: \"remove\""),
+        (of("add", "/spec", "k"), "\"/spec\""),
+        (of("add", "/metadata/annotations", NETWORKS_ANNOTATION), "would name networks"),
+        ("[".to_owned(), "EOF"),
+    ] {
+        let error = Injections::parse(&text).unwrap_err();
+        assert!(error.contains(problem), "{error}");
+    }
+    for nothing in ["", "{}"] {
+        assert!(Injections::parse(nothing).is_ok());
+    }
+}

@@ -109,6 +109,32 @@ fn a_pod_gets_what_its_networks_need() {
 }
 
 #[test]
+fn annotations_are_injected_as_a_file_says_that_changes() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("config.json");
+    let scene = scene(&["--injections", file.to_str().unwrap()]);
+    let mut review = with_networks(recorded("Pod-CREATE-web-928xf"), "sriov");
+    review["request"]["object"]["metadata"]["labels"]["rdma"] = "true".into();
+    let injected = || {
+        let response = scene.ask("/mutate", &review);
+        let patch = BASE64_STANDARD.decode(response["patch"].as_str().unwrap()).unwrap();
+        let patch: Vec<Value> = serde_json::from_slice(&patch).unwrap();
+        let found = patch.into_iter().find(|operation| operation["path"] == "/metadata/annotations/example.com~1rdma");
+        found.map(|operation| operation["value"].clone())
+    };
+    assert_eq!(injected(), None, "there is no file");
+    for value in ["on", "off"] {
+        let annotations = json!({"example.com/rdma": value});
+        let injection = json!({"op": "add", "path": "/metadata/annotations", "value": annotations});
+        std::fs::write(&file, json!({"user-defined-injections": {"rdma": injection}}).to_string()).unwrap();
+        scene.gate.until("the file is read anew", || injected() == Some(value.into()));
+    }
+    std::fs::write(&file, "{").unwrap();
+    scene.gate.until("the file's fault is told", || scene.gate.log().contains("EOF"));
+    assert_eq!(injected(), Some("off".into()), "what cannot be read changes nothing");
+}
+
+#[test]
 fn settings_make_warnings_of_refusals_and_the_other_way_round() {
     let host = |mut review: Value| {
         review["request"]["object"]["spec"]["hostNetwork"] = true.into();
