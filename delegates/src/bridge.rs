@@ -244,10 +244,8 @@ impl Bridge {
         {
             firewall::check_spoofing(at.host.netfilter()?, owner, &pair.host.name, mac)?;
         }
-        let bridge = &match bridge_device::keeps_mac(bridge, &pair.host) {
-            true => bridge.clone(),
-            false => at.host.netlink.link_by_index(bridge.index)?.unwrap_or_else(|| bridge.clone()),
-        };
+        // A bridge whose MAC nobody has set takes that of a port.
+        let bridge = &at.host.netlink.link_by_index(bridge.index)?.unwrap_or_else(|| bridge.clone());
         let [outside, inside] = pair.interfaces(at);
         let fitting = Fitting {
             ipam: self.ipam.as_ref(),

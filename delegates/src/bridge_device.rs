@@ -90,11 +90,10 @@ impl BridgeDevice {
         Ok(link)
     }
 
-    /// Makes the bridge with a MAC of its own: one that follows its ports changes when a pod goes, and stalls the others. It
-    /// is a low one, so that no port needs a look at what became of it ([`keeps_mac`]).
+    /// Makes the bridge with a MAC of its own: one that follows its ports changes when a pod goes, and stalls the others.
     fn create(&self, cx: &Context<'_>) -> Result<Link, CniError> {
         let netlink = &cx.host.netlink;
-        let link = NewLink::named(&self.name).mac(Some(MacAddress::random_low())).mtu(self.mtu);
+        let link = NewLink::named(&self.name).mac(Some(MacAddress::random())).mtu(self.mtu);
         let link = match self.group {
             Some(group) => link.group(group.get()),
             None => link,
@@ -263,13 +262,6 @@ impl BridgeDevice {
         let usable = self.find(cx).and_then(|link| link.map_or(Ok(()), |link| self.accept(link).map(drop)));
         usable.map_err(|e| CniError { code: code::NOT_AVAILABLE, ..e })
     }
-}
-
-/// Whether a bridge surely has the same MAC as before it got this port. One that nobody has given a MAC takes the least of
-/// its ports' (`br_stp_recalculate_bridge_id`); it has one already if it has a carrier.
-#[must_use]
-pub fn keeps_mac(bridge: &Link, port: &Link) -> bool {
-    bridge.flags & libc::IFF_LOWER_UP as u32 != 0 && bridge.mac < port.mac
 }
 
 /// Gives a bridge that somebody else made the MAC it has now for good: one that was never set follows its ports, and pods

@@ -15,14 +15,6 @@ impl MacAddress {
         Self([(bytes[0] & 0xfe) | 0x02, bytes[1], bytes[2], bytes[3], bytes[4], bytes[5]])
     }
 
-    /// The same among those that come before nearly all others.
-    #[must_use]
-    pub fn random_low() -> Self {
-        let mut mac = Self::random();
-        mac.0[0] = 0x02;
-        mac
-    }
-
     /// Whether it can be an interface's own address: neither a group address nor all zero.
     #[must_use]
     pub fn is_unicast(self) -> bool {
