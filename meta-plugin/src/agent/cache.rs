@@ -1,7 +1,7 @@
 //! What the agent remembers of the API: this node's pods and every definition, trimmed to what planning reads. It answers
 //! only while the watch behind it is live and only for the very pod that is asked for; otherwise the API is asked.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::stream::StreamExt;
@@ -28,6 +28,8 @@ pub struct ClusterCache {
     pods: Table<Pod>,
     definitions: Table<Definition>,
     policies: Table<AttachmentPolicySpec>,
+    /// What they say together, and after which change of the table that was.
+    joined: Mutex<(u64, Arc<Policies>)>,
     live: Duration,
     send: Box<dyn Fn(Pod, Vec<Event>) + Send + Sync>,
 }
@@ -37,7 +39,7 @@ impl ClusterCache {
     #[must_use]
     pub fn new(live: Duration, send: impl Fn(Pod, Vec<Event>) + Send + Sync + 'static) -> Self {
         let (pods, definitions, policies) = (Table::default(), Table::default(), Table::default());
-        Self { pods, definitions, policies, live, send: Box::new(send) }
+        Self { pods, definitions, policies, joined: Mutex::default(), live, send: Box::new(send) }
     }
 
     /// Where a watch of this node's pods goes.
@@ -90,11 +92,17 @@ impl Cache for ClusterCache {
     }
 
     fn policies(&self) -> Option<Arc<Policies>> {
-        let mut policies = Policies::default();
-        for (name, spec) in self.policies.all_heard_within(self.live)? {
-            policies.insert(name, spec);
-        }
-        Some(Arc::new(policies))
+        self.policies.read_within(self.live, |revision, specs| {
+            let mut joined = self.joined.lock().unwrap_or_else(PoisonError::into_inner);
+            if joined.0 != revision {
+                let mut policies = Policies::default();
+                for (name, spec) in specs {
+                    policies.insert(name.clone(), spec.clone());
+                }
+                *joined = (revision, Arc::new(policies));
+            }
+            Arc::clone(&joined.1)
+        })
     }
 
     fn send_later(&self, pod: &Pod, events: Vec<Event>) {
@@ -177,5 +185,33 @@ mod tests {
         assert_eq!(cache.pod(&asked("a", Some("1"))), None);
         cache.pods.last_heard(live + Duration::from_secs(1));
         assert_eq!(cache.pod(&asked("static", Some("kubelet"))), None, "silence for over a minute");
+    }
+
+    #[test]
+    fn policies_are_joined_anew_when_they_change_and_not_before() {
+        let cache = ClusterCache::new(Duration::from_secs(60), |_, _| ());
+        let sink = cache.follow_policies();
+        assert!(cache.policies().is_none(), "nothing was heard yet");
+        sink.heard();
+        let spec = |tenant: &str| -> AttachmentPolicySpec {
+            serde_json::from_value(serde_json::json!({"namespaceSelector": {"matchLabels": {"tenant": tenant}}}))
+                .unwrap()
+        };
+        let now = || cache.policies().unwrap();
+        let mut before = now();
+        let changes: [&dyn Fn(); 4] = [
+            &|| sink.apply("a".to_owned(), spec("blue")),
+            &|| sink.apply("a".to_owned(), spec("red")),
+            &|| sink.remove("a"),
+            &|| sink.replace(vec![("b".to_owned(), spec("blue"))]),
+        ];
+        for (number, change) in changes.into_iter().enumerate() {
+            assert!(Arc::ptr_eq(&before, &now()), "nothing has changed before change {number}");
+            change();
+            assert!(!Arc::ptr_eq(&before, &now()), "change {number}");
+            before = now();
+        }
+        sink.apply("b".to_owned(), spec("blue"));
+        assert!(Arc::ptr_eq(&before, &now()), "it says nothing new");
     }
 }

@@ -13,6 +13,8 @@ pub struct Table<T>(Arc<Mutex<Rows<T>>>);
 struct Rows<T> {
     objects: HashMap<String, T>,
     heard: Option<Instant>,
+    /// Counts its changes.
+    revision: u64,
 }
 
 /// How a table is, for readiness and metrics.
@@ -32,6 +34,13 @@ impl<T> Table<T> {
         Freshness { objects: rows.objects.len(), age: rows.heard.map(|heard| heard.elapsed()) }
     }
 
+    /// What somebody makes of all objects, if the server was last heard within this time. The number is another after each
+    /// change of them.
+    pub fn read_within<R>(&self, time: Duration, read: impl FnOnce(u64, &HashMap<String, T>) -> R) -> Option<R> {
+        let rows = self.rows();
+        Some(read(rows.revision, rows.if_heard_within(time)?))
+    }
+
     fn rows(&self) -> MutexGuard<'_, Rows<T>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -49,14 +58,6 @@ impl<T: Clone> Table<T> {
     pub fn heard_within(&self, time: Duration, name: &str) -> Option<T> {
         self.rows().if_heard_within(time)?.get(name).cloned()
     }
-
-    /// All objects with their names, if the server was last heard within this time.
-    #[must_use]
-    pub fn all_heard_within(&self, time: Duration) -> Option<Vec<(String, T)>> {
-        let rows = self.rows();
-        let objects = rows.if_heard_within(time)?;
-        Some(objects.iter().map(|(name, object)| (name.clone(), object.clone())).collect())
-    }
 }
 
 impl<T> Rows<T> {
@@ -73,13 +74,15 @@ impl<T> Clone for Table<T> {
 
 impl<T> Default for Table<T> {
     fn default() -> Self {
-        Self(Arc::new(Mutex::new(Rows { objects: HashMap::new(), heard: None })))
+        Self(Arc::new(Mutex::new(Rows { objects: HashMap::new(), heard: None, revision: 0 })))
     }
 }
 
 impl<T: Send + PartialEq> Sink<T> for Table<T> {
     fn replace(&self, objects: Vec<(String, T)>) {
-        self.rows().objects = objects.into_iter().collect();
+        let mut rows = self.rows();
+        rows.objects = objects.into_iter().collect();
+        rows.revision += 1;
     }
 
     /// An object that says nothing new stays where it is: replaced each time, the table would end up scattered over all
@@ -88,11 +91,15 @@ impl<T: Send + PartialEq> Sink<T> for Table<T> {
         let mut rows = self.rows();
         if rows.objects.get(&name) != Some(&object) {
             rows.objects.insert(name, object);
+            rows.revision += 1;
         }
     }
 
     fn remove(&self, name: &str) {
-        self.rows().objects.remove(name);
+        let mut rows = self.rows();
+        if rows.objects.remove(name).is_some() {
+            rows.revision += 1;
+        }
     }
 
     fn heard(&self) {
