@@ -136,6 +136,18 @@ impl Node {
         self.folder().join("state")
     }
 
+    /// For the next minute its operations do not try again, after their own answer and by a process of its own, what
+    /// earlier ones have left: a test that looks at it, or releases it, would meet that process there.
+    ///
+    /// # Panics
+    /// When it cannot write to its state folder.
+    pub fn leave_unfinished(&self) {
+        std::fs::create_dir_all(self.state()).expect("a folder");
+        for kind in ["orphans-tried", "pending-tried"] {
+            std::fs::write(self.state().join(kind), "").expect("a mark");
+        }
+    }
+
     /// Its manifests (`manifestDir`).
     #[must_use]
     pub fn manifests(&self) -> PathBuf {

@@ -314,6 +314,7 @@ fn a_damaged_record_does_not_harm_the_containers_other_attachments() {
 #[test]
 fn a_plugin_that_is_gone_makes_an_orphan_that_is_released_when_it_is_back() {
     let scene = Scene::new();
+    scene.node.leave_unfinished();
     scene.chain("green", "10.3.0.0/24", &["fickle"]);
     let plugin = scene.recording_plugin("fickle");
     let sandbox = added(&scene, "c1");
@@ -331,7 +332,7 @@ fn a_plugin_that_is_gone_makes_an_orphan_that_is_released_when_it_is_back() {
     assert!(status.stdout.contains("container c1: its DEL could not release everything"), "{}", status.stdout);
 
     scene.recording_plugin("fickle");
-    let _ = fs::remove_file(scene.node.state().join("orphans-tried"));
+    fs::remove_file(scene.node.state().join("orphans-tried")).unwrap();
     let other = Sandbox::new("other", "");
     scene.node.call("DEL", &other, &scene.config).succeeded();
     until("the next operation has released the orphan after its own answer", || scene.orphans().is_empty());
@@ -343,6 +344,7 @@ fn a_plugin_that_is_gone_makes_an_orphan_that_is_released_when_it_is_back() {
 #[test]
 fn an_orphan_never_takes_its_containers_new_attachment_down() {
     let scene = Scene::new();
+    scene.node.leave_unfinished();
     scene.chain("green", "10.3.0.0/24", &["fickle"]);
     let plugin = scene.recording_plugin("fickle");
     let sandbox = added(&scene, "c1");
@@ -368,6 +370,7 @@ fn an_orphan_never_takes_its_containers_new_attachment_down() {
 #[test]
 fn del_gives_up_after_three_failures_only_when_the_namespace_is_gone() {
     let scene = Scene::new();
+    scene.node.leave_unfinished();
     scene.chain("green", "10.3.0.0/24", &["angry"]);
     scene
         .plugin("angry", &format!("[ $CNI_COMMAND = ADD ] || [ -e $D/calm ] || {{ echo no >&2; exit 1; }}\n{PASS_ON}"));
@@ -626,13 +629,14 @@ fn a_status_that_cannot_be_written_is_fatal_only_for_pods_that_select_networks()
 #[test]
 fn a_status_that_could_not_be_written_is_written_later() {
     let scene = Scene::new();
+    scene.node.leave_unfinished();
     let status = scene.node.manifests().join("status");
     fs::write(&status, "in the way").unwrap();
     scene.node.pod("default", "web", "");
     let sandbox = added(&scene, "c1");
     assert_eq!(scene.record()["statusPending"], true);
     fs::remove_file(&status).unwrap();
-    let _ = fs::remove_file(scene.node.state().join("pending-tried"));
+    fs::remove_file(scene.node.state().join("pending-tried")).unwrap();
     scene.check(&sandbox).succeeded();
     until("the next operation has written it after its own answer", || scene.status("default/web").is_some());
     until("the record knows", || scene.record()["statusPending"] == false);

@@ -81,6 +81,7 @@ fn a_damaged_record_is_shown_and_not_lost() {
 #[test]
 fn an_orphan_is_shown_until_it_is_released() {
     let mut node = Node::new();
+    node.leave_unfinished();
     recorded::install(&mut node, Path::new(env!("CARGO_BIN_EXE_recorder")), &["rec-main"]);
     let config = node.config(&json!({"cniVersion": "1.0.0", "name": "n", "type": "rec-main"}));
     let sandbox = Sandbox::new("c1", "");

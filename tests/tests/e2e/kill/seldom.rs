@@ -38,6 +38,7 @@ fn a_del_that_gives_up_leaves_one_orphan_wherever_it_is_killed() {
         for late in [false, true] {
             let case = format!("{point}, {}", if late { "after it" } else { "before it" });
             let scene = Scene::new();
+            scene.node.leave_unfinished();
             scene.chain("green", "10.3.0.0/24", &["fickle"]);
             let plugin = scene.recording_plugin("fickle");
             let sandbox = scene.sandbox(VICTIM);
@@ -61,6 +62,7 @@ fn a_status_that_has_to_wait_is_written_or_forgotten_wherever_add_is_killed() {
     for (again, late) in [(false, false), (false, true), (true, false), (true, true)] {
         let case = format!("again: {again}, late: {late}");
         let scene = Scene::new();
+        scene.node.leave_unfinished();
         let status = scene.node.manifests().join("status");
         fs::write(&status, "in the way").unwrap();
         scene.node.pod("default", "web", "");
