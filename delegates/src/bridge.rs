@@ -152,6 +152,8 @@ impl Delegate for Bridge {
         let pair = Pair::create(at, Wanted { mac, mtu: self.device.mtu, master: Some(bridge.index) })?;
         interface::complete(at, pair.links(), || {
             self.set_port(at, &pair.host)?;
+            // A bridge whose MAC nobody has set takes that of a port. Nothing else is at work on either yet: the port is down.
+            let bridge = at.host.netlink.link_by_index(bridge.index)?.unwrap_or(bridge);
             let owner = Owner::of(at);
             self.finish(at, &bridge, &pair, &owner)
                 .map_err(|error| interface::undone(error, self.forget_rules(at, &owner)))
@@ -244,14 +246,14 @@ impl Bridge {
         {
             firewall::check_spoofing(at.host.netfilter()?, owner, &pair.host.name, mac)?;
         }
-        // A bridge whose MAC nobody has set takes that of a port.
-        let bridge = &at.host.netlink.link_by_index(bridge.index)?.unwrap_or_else(|| bridge.clone());
+        pair.open(at, true)?;
         let [outside, inside] = pair.interfaces(at);
         let fitting = Fitting {
             ipam: self.ipam.as_ref(),
             interfaces: vec![interface::described(bridge, String::new()), outside, inside],
             position: POD,
             settings: self.settings,
+            port: Some(&pair.host),
         };
         let mut result = fitting.fit(at, &pair.pod, |result| {
             if self.is_gateway {
@@ -259,15 +261,13 @@ impl Bridge {
             }
             Ok(())
         })?;
-        let guarded = || {
-            if self.ip_masq {
-                let addresses = configure::own_addresses(&result, POD);
-                firewall::masquerade(at.host.netfilter()?, owner, &addresses)?;
+        if self.ip_masq {
+            let addresses = configure::own_addresses(&result, POD);
+            let masqueraded =
+                at.host.netfilter().and_then(|netfilter| firewall::masquerade(netfilter, owner, &addresses));
+            if let Err(error) = masqueraded {
+                return Err(interface::undone(error.into(), interface::ipam_release(self.ipam.as_ref(), at)));
             }
-            if self.settings.keep_down { Ok(()) } else { pair.wait_for_port(at) }
-        };
-        if let Err(error) = guarded() {
-            return Err(interface::undone(error, interface::ipam_release(self.ipam.as_ref(), at)));
         }
         if !self.dns.is_empty() {
             result.dns = self.dns.clone();

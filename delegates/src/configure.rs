@@ -8,9 +8,10 @@ use std::time::{Duration, Instant};
 use ipnet::IpNet;
 
 use crate::cni::{CniError, CniResult, Route as ResultRoute, code};
+use crate::netlink::address::{self, Address};
 use crate::netlink::link::OPERATIONAL;
 use crate::netlink::route::{MAIN_TABLE, Route};
-use crate::netlink::{Link, LinkChange, Request, address};
+use crate::netlink::{Link, LinkChange};
 use crate::netns::{Family, Namespace};
 use crate::pause::Pauses;
 
@@ -19,8 +20,10 @@ use crate::pause::Pauses;
 const DETECTION: Duration = Duration::from_secs(5);
 /// How long the kernel may take from a link's carrier to its being operational, which is a matter of a work queue.
 const CARRIER: Duration = Duration::from_millis(200);
-/// How long pauses between looks at a link or an address become.
+/// How long pauses between looks at an address become.
 const LONGEST_PAUSE: Duration = Duration::from_millis(5);
+/// How long pauses between looks at a link become.
+const LONGEST_LINK_PAUSE: Duration = Duration::from_millis(1);
 
 /// How an interface is brought up.
 #[derive(Debug, Clone, Copy, Default)]
@@ -35,8 +38,8 @@ pub struct Settings {
     pub routed: bool,
 }
 
-/// Gives a new link its addresses and routes and brings it up. `position` is its place in `result.interfaces`: the
-/// addresses that point there are its own.
+/// Gives a new link its addresses and routes and brings it up; [`settle`] waits until it can be used. `position` is its
+/// place in `result.interfaces`: the addresses that point there are its own.
 ///
 /// # Errors
 /// The step that the kernel refused.
@@ -46,12 +49,15 @@ pub fn configure(
     result: &CniResult,
     position: usize,
     settings: Settings,
-    deadline: Instant,
 ) -> Result<(), CniError> {
     let addresses = own_addresses(result, position);
-    set_sysctls(pod, &link.name, addresses.iter().any(|net| net.addr().is_ipv6()), settings)?;
+    if pod.has_ipv6() {
+        set_sysctls(pod, &link.name, addresses.iter().any(|net| net.addr().is_ipv6()), settings)?;
+    }
+    let change = |what: &str| LinkChange::of(link.index, format!("{what} interface \"{}\"", link.name));
+    let mut batch = vec![change("set arp_notify of").announce_ipv4().request()];
     if settings.keep_down {
-        return Ok(());
+        return Ok(pod.netlink.request_all(batch)?);
     }
     let (v4, v6): (Vec<&IpNet>, Vec<&IpNet>) = addresses.iter().partition(|net| net.addr().is_ipv4());
     let add = |net: &IpNet| match settings.routed {
@@ -60,8 +66,8 @@ pub fn configure(
     };
     // IPv4 first, so that the kernel announces it as the link comes up (arp_notify); IPv6 after, because a prefix route
     // of a link that is down is not kept.
-    let mut batch: Vec<Request> = v4.into_iter().map(add).collect();
-    batch.push(LinkChange::of(link.index, format!("bring up interface \"{}\"", link.name)).up().request());
+    batch.extend(v4.into_iter().map(add));
+    batch.push(change("bring up").up().request());
     batch.extend(v6.into_iter().map(add));
     let mut routes = routes(result, link.index, position)?;
     if settings.routed {
@@ -70,8 +76,7 @@ pub fn configure(
         routes.iter_mut().for_each(|route| route.onlink = is_past(route, &to_gateways));
     }
     batch.extend(routes.iter().map(Route::add));
-    pod.netlink.request_all(batch)?;
-    if pod.has_ipv6() { settle(pod, link, settings, deadline) } else { Ok(()) }
+    Ok(pod.netlink.request_all(batch)?)
 }
 
 /// The kernel routes that a result asks for on an interface. A route without a gateway takes the first of its family that
@@ -160,10 +165,6 @@ fn gateway_of(result: &CniResult, position: usize, family_of: IpAddr) -> Option<
 }
 
 fn set_sysctls(pod: &Namespace, name: &str, with_v6: bool, settings: Settings) -> Result<(), CniError> {
-    pod.set_sysctl(Family::V4, name, "arp_notify", "1")?;
-    if !pod.has_ipv6() {
-        return Ok(());
-    }
     if with_v6 {
         for interface in ["lo", name] {
             if pod.sysctl(Family::V6, interface, "disable_ipv6").as_deref() != Some("0") {
@@ -182,10 +183,34 @@ fn set_sysctls(pod: &Namespace, name: &str, with_v6: bool, settings: Settings) -
     pod.set_sysctl(Family::V6, name, "accept_dad", if settings.detect_duplicates { "1" } else { "0" })
 }
 
-/// Waits until no address of the link is tentative.
-fn settle(pod: &Namespace, link: &Link, settings: Settings, deadline: Instant) -> Result<(), CniError> {
+/// Waits until the bridge forwards what its port receives: the carrier's change reaches it from a work queue of the kernel.
+///
+/// # Errors
+/// It did not come up before the deadline.
+pub fn wait_for_port(host: &Namespace, port: &Link, deadline: Instant) -> Result<(), CniError> {
+    let mut pauses = Pauses::up_to(LONGEST_LINK_PAUSE);
+    loop {
+        match host.netlink.link_by_index(port.index)? {
+            Some(link) if link.operational_state == OPERATIONAL => return Ok(()),
+            Some(_) if Instant::now() < deadline => pauses.sleep(),
+            _ => {
+                return Err(CniError::new(code::DELEGATE, format!("bridge port \"{}\" did not come up", port.name)));
+            }
+        }
+    }
+}
+
+/// Waits until no address of the link is tentative. The kernel makes the link-local one as soon as the link is operational:
+/// where it is there, so is all that comes before it.
+///
+/// # Errors
+/// Another host has one of them, or detection did not end.
+pub fn settle(pod: &Namespace, link: &Link, settings: Settings, deadline: Instant) -> Result<(), CniError> {
+    if settings.keep_down || !pod.has_ipv6() {
+        return Ok(());
+    }
     let limit = deadline.min(Instant::now() + DETECTION);
-    wait_operational(pod, link, settings, limit)?;
+    let mut is_operational = false;
     let mut pauses = Pauses::up_to(LONGEST_PAUSE);
     loop {
         let addresses = pod.netlink.addresses(link.index)?;
@@ -198,7 +223,14 @@ fn settle(pod: &Namespace, link: &Link, settings: Settings, deadline: Instant) -
                 "IPv6 duplicate address detection (RFC 4862) had an answer: free the address or choose another",
             ));
         }
-        let Some(tentative) = addresses.iter().find(|a| a.is_tentative()) else { return Ok(()) };
+        let Some(tentative) = addresses.iter().find(|a| a.is_tentative()) else {
+            if is_operational || addresses.iter().any(Address::is_link_local) {
+                return Ok(());
+            }
+            wait_operational(pod, link, settings, limit)?;
+            is_operational = true;
+            continue;
+        };
         if Instant::now() >= limit {
             return Err(CniError::new(
                 code::DELEGATE,
@@ -214,7 +246,7 @@ fn settle(pod: &Namespace, link: &Link, settings: Settings, deadline: Instant) -
 /// start detection. Without detection a link that has no carrier is not waited for, and one that has for a short time.
 fn wait_operational(pod: &Namespace, link: &Link, settings: Settings, limit: Instant) -> Result<(), CniError> {
     let limit = if settings.detect_duplicates { limit } else { limit.min(Instant::now() + CARRIER) };
-    let mut pauses = Pauses::up_to(LONGEST_PAUSE);
+    let mut pauses = Pauses::up_to(LONGEST_LINK_PAUSE);
     while Instant::now() < limit {
         match pod.netlink.link_by_index(link.index)? {
             Some(now) if now.operational_state == OPERATIONAL => return Ok(()),

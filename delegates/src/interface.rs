@@ -179,10 +179,13 @@ pub struct Fitting<'a> {
     pub position: usize,
     /// How it comes up.
     pub settings: Settings,
+    /// The bridge's port that leads to it, where there is one.
+    pub port: Option<&'a Link>,
 }
 
 impl Fitting<'_> {
-    /// Asks IPAM, lets `adjust` complete the result, and configures the link. Addresses are given back if a step fails.
+    /// Asks IPAM, lets `adjust` complete the result, configures the link and waits until it can be used. Addresses are given
+    /// back if a step fails.
     ///
     /// # Errors
     /// The step that failed.
@@ -207,7 +210,12 @@ impl Fitting<'_> {
                 ip.interface = i64::try_from(position).ok();
             }
             adjust(&mut result)?;
-            configure::configure(at.pod()?, link, &result, position, self.settings, at.deadline)
+            let pod = at.pod()?;
+            configure::configure(pod, link, &result, position, self.settings)?;
+            if let Some(port) = self.port.filter(|_| !self.settings.keep_down) {
+                configure::wait_for_port(at.host, port, at.deadline)?;
+            }
+            configure::settle(pod, link, self.settings, at.deadline)
         };
         match finish() {
             Ok(()) => Ok(result),

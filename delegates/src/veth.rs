@@ -1,7 +1,5 @@
-//! Veth pairs between a pod and the host: the pod's end is born down in the pod under its final name, the host's end up
-//! and, where there is one, already a port of its bridge, all in one message.
-
-use std::time::{Duration, Instant};
+//! Veth pairs between a pod and the host: the pod's end is born in the pod under its final name, the host's end, where there
+//! is one, as a port of its bridge, both down and in one message.
 
 use nix::errno::Errno;
 
@@ -9,19 +7,14 @@ use crate::cni::{CniError, CniResult, Interface, code};
 use crate::delegate::{Attachment, OwnedLink, Side};
 use crate::interface::{described, taken, undone};
 use crate::mark::Mark;
-use crate::netlink::link::OPERATIONAL;
-use crate::netlink::{Link, MacAddress, NewLink};
+use crate::netlink::{Link, LinkChange, MacAddress, NewLink};
 use crate::netns::{Family, Namespace};
-use crate::pause::Pauses;
 use crate::random;
 
 /// How names of host ends begin.
 const HOST_PREFIX: &str = "veth";
 /// Names are random; a clash this often in a row is no chance.
 const NAME_TRIES: usize = 10;
-
-/// How long pauses between looks at a port become.
-const LONGEST_PAUSE: Duration = Duration::from_millis(1);
 
 /// What a pair is to be.
 #[derive(Debug, Clone, Copy, Default)]
@@ -44,7 +37,7 @@ pub struct Pair {
 }
 
 impl Pair {
-    /// Makes a pair for an attachment.
+    /// Makes a pair for an attachment; [`Self::open`] brings the host's end up.
     ///
     /// # Errors
     /// The interface exists in the pod, or the kernel refuses.
@@ -57,7 +50,7 @@ impl Pair {
             // A MAC of our choice is one that udev's MACAddressPolicy leaves alone (cni#943).
             let host_mac =
                 at.mark.map_or_else(MacAddress::random, |mark| mark.host_mac(at.container_id.as_str(), name));
-            let host = NewLink::named(&host_name).mac(Some(host_mac)).mtu(wanted.mtu).master(wanted.master).up();
+            let host = NewLink::named(&host_name).mac(Some(host_mac)).mtu(wanted.mtu).master(wanted.master);
             let host = match at.mark {
                 Some(mark) => host.group(mark.group()),
                 None => host,
@@ -67,11 +60,9 @@ impl Pair {
                 Some(group) => peer.group(group.get()),
                 None => peer,
             };
-            match at.host.netlink.request(host.veth(peer)) {
-                Ok(()) => {
-                    let accept_no_routers = at.host.set_sysctl(Family::V6, &host_name, "accept_ra", "0");
-                    return accept_no_routers
-                        .and_then(|()| Self::look_up(at, &host_name, host_mac))
+            match at.host.netlink.create(host.veth(peer)) {
+                Ok(told) => {
+                    return Self::find(at, told, (&host_name, host_mac), mac)
                         .map_err(|error| undone(error, delete_host_end(at, &host_name)));
                 }
                 Err(e) if e.errno == Errno::EEXIST => {
@@ -85,40 +76,52 @@ impl Pair {
         Err(CniError::new(code::DELEGATE, "create veth interface: no free name on the host"))
     }
 
-    fn look_up(at: &Attachment<'_>, host_name: &str, host_mac: MacAddress) -> Result<Self, CniError> {
+    /// The pair of which the kernel told one end, or which is looked up by the other: each knows its peer by its index.
+    fn find(
+        at: &Attachment<'_>,
+        told: Option<Link>,
+        host: (&str, MacAddress),
+        mac: MacAddress,
+    ) -> Result<Self, CniError> {
+        let (name, (host_name, host_mac)) = (at.interface.as_str(), host);
         let vanished =
             |name: &str| CniError::new(code::DELEGATE, format!("interface \"{name}\" vanished as soon as it was made"));
-        let pod =
-            at.pod()?.netlink.link_by_name(at.interface.as_str())?.ok_or_else(|| vanished(at.interface.as_str()))?;
-        // The pod's end knows the host's by its index; no second look-up is needed.
-        let host = Link {
-            index: pod.parent.ok_or_else(|| vanished(host_name))?,
-            name: host_name.to_owned(),
-            mac: Some(host_mac),
+        let (outside, inside, mtu) = match told {
+            Some(Link { index, parent: Some(peer), mtu, .. }) => (index, peer, mtu),
+            _ => {
+                let pod = at.pod()?.netlink.link_by_name(name)?.ok_or_else(|| vanished(name))?;
+                (pod.parent.ok_or_else(|| vanished(host_name))?, pod.index, pod.mtu)
+            }
+        };
+        let end = |index, name: &str, mac, peer| Link {
+            index,
+            name: name.to_owned(),
+            mac: Some(mac),
             kind: Some("veth".to_owned()),
-            parent: Some(pod.index),
-            mtu: pod.mtu,
+            parent: Some(peer),
+            mtu,
             ..Link::default()
         };
-        Ok(Self { host, pod })
+        Ok(Self { host: end(outside, host_name, host_mac, inside), pod: end(inside, name, mac, outside) })
     }
 
-    /// Waits until the bridge forwards what the host's end receives: the carrier's change reaches it from a work queue of
-    /// the kernel.
+    /// Brings the host's end up. It takes no advertisements of routers; a bridge's port has no IPv6 address of its own
+    /// either, which nobody could reach there, and which would cost duplicate address detection for each pod.
     ///
     /// # Errors
-    /// It did not come up before the deadline.
-    pub fn wait_for_port(&self, at: &Attachment<'_>) -> Result<(), CniError> {
-        let mut pauses = Pauses::up_to(LONGEST_PAUSE);
-        loop {
-            match at.host.netlink.link_by_index(self.host.index)? {
-                Some(link) if link.operational_state == OPERATIONAL => return Ok(()),
-                Some(_) if Instant::now() < at.deadline => pauses.sleep(),
-                _ => {
-                    let name = &self.host.name;
-                    return Err(CniError::new(code::DELEGATE, format!("bridge port \"{name}\" did not come up")));
-                }
-            }
+    /// The kernel's refusal.
+    pub fn open(&self, at: &Attachment<'_>, is_port: bool) -> Result<(), CniError> {
+        let Link { index, name, .. } = &self.host;
+        at.host.set_sysctl(Family::V6, name, "accept_ra", "0")?;
+        let change = |what: &str| LinkChange::of(*index, format!("{what} interface \"{name}\""));
+        let mut requests = vec![change("bring up").up().request()];
+        if is_port && at.host.has_ipv6() {
+            requests.insert(0, change("take IPv6 from").no_link_local().request());
+        }
+        let refusals = at.host.netlink.request_each(requests)?.into_iter().flatten();
+        match refusals.into_iter().find(|refusal| refusal.errno != Errno::EAFNOSUPPORT) {
+            Some(refusal) => Err(refusal.into()),
+            None => Ok(()),
         }
     }
 

@@ -213,12 +213,14 @@ impl Vxlan {
     }
 
     fn finish(&self, at: &Attachment<'_>, bridge: &Link, pair: &Pair) -> Result<CniResult, CniError> {
+        pair.open(at, true)?;
         let [outside, inside] = pair.interfaces(at);
         let fitting = Fitting {
             ipam: self.ipam.as_ref(),
             interfaces: vec![interface::described(bridge, String::new()), outside, inside],
             position: POD,
             settings: self.settings,
+            port: Some(&pair.host),
         };
         let mut result = fitting.fit(at, &pair.pod, |result| {
             if self.is_gateway {
@@ -227,9 +229,6 @@ impl Vxlan {
             }
             Ok(())
         })?;
-        if let Err(error) = pair.wait_for_port(at) {
-            return Err(interface::undone(error, interface::ipam_release(self.ipam.as_ref(), at)));
-        }
         if !self.dns.is_empty() {
             result.dns = self.dns.clone();
         }

@@ -17,6 +17,12 @@ pub const OUR_TYPE: &str = "musubi";
 /// Where the agent listens unless a configuration says otherwise.
 pub const AGENT_SOCKET: &str = "/run/musubi/musubi.sock";
 
+/// The state folder unless a configuration says otherwise.
+pub const STATE_DIR: &str = "/var/lib/musubi";
+
+/// Seconds that one whole operation may take unless a configuration says otherwise.
+pub const TIMEOUT_SECONDS: u64 = 90;
+
 /// Every key of our configuration.
 pub(crate) const KEYS: &[&str] = &[
     "cniVersion",
@@ -188,7 +194,7 @@ impl Config {
             default_networks: names(&view, "defaultNetworks")?,
             auxiliary_chain: auxiliary_chain(&view)?,
             conf_dir: path("confDir", "/etc/cni/multus/net.d")?,
-            cni_dir: absolute("cniDir", path("cniDir", "/var/lib/musubi")?)?,
+            cni_dir: absolute("cniDir", path("cniDir", STATE_DIR)?)?,
             bin_dir: path("binDir", "/opt/cni/bin")?,
             manifest_dir: text(&view, "manifestDir")?.map(PathBuf::from),
             kubeconfig: text(&view, "kubeconfig")?.map(PathBuf::from),
@@ -204,7 +210,7 @@ impl Config {
             native_delegates,
             legacy_cni_args: view.opt_bool("legacyCniArgs")?.unwrap_or(true),
             status_for: status_for(&view)?,
-            timeout: Duration::from_secs(view.uint("timeoutSeconds", 1..=3600)?.unwrap_or(90)),
+            timeout: Duration::from_secs(view.uint("timeoutSeconds", 1..=3600)?.unwrap_or(TIMEOUT_SECONDS)),
             pod_resources_socket: pod_resources_socket(&view)?,
             device_info: info::Folder::new(absolute(
                 "deviceInfoDir",

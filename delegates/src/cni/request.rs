@@ -166,24 +166,42 @@ impl Request {
 /// namespace, before the handler is called (code 8).
 pub fn serve(handler: impl FnOnce(&Request) -> Result<Option<Value>, CniError>) -> ExitCode {
     quieten_panics();
-    let env = |name: &str| std::env::var_os(name).map(|value| value.to_string_lossy().into_owned());
-    let (text, ok) = answer(&env, &mut io::stdin().lock(), handler);
-    let mut stdout = io::stdout().lock();
-    let written = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
-    if ok && written.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    answer(&own_environment, &mut io::stdin().lock(), handler).print()
 }
 
-/// What [`serve`] prints, and whether it is a success.
+/// A variable of this process.
+pub fn own_environment(name: &str) -> Option<String> {
+    std::env::var_os(name).map(|value| value.to_string_lossy().into_owned())
+}
+
+/// What a plugin prints.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    /// At most one JSON document.
+    pub text: String,
+    /// Whether the call is a success.
+    pub ok: bool,
+}
+
+impl Answer {
+    /// Prints it, in one write, and says with which code the process has to end.
+    pub fn print(&self) -> ExitCode {
+        let mut stdout = io::stdout().lock();
+        let written = stdout.write_all(self.text.as_bytes()).and_then(|()| stdout.flush());
+        if self.ok && written.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    }
+}
+
+/// What [`serve`] prints for an environment and what is on stdin.
 pub fn answer(
     env: &dyn Fn(&str) -> Option<String>,
     stdin: &mut dyn Read,
     handler: impl FnOnce(&Request) -> Result<Option<Value>, CniError>,
-) -> (String, bool) {
+) -> Answer {
     let version = Cell::new(Version::LATEST);
     match guarded(|| perform(&read(env, stdin, &version)?, handler)) {
-        Ok(None) => (String::new(), true),
-        Ok(Some(value)) => (value.to_string(), true),
-        Err(error) => (error.to_json(version.get()).to_string(), false),
+        Ok(value) => Answer { text: value.map(|value| value.to_string()).unwrap_or_default(), ok: true },
+        Err(error) => Answer { text: error.to_json(version.get()).to_string(), ok: false },
     }
 }
 
@@ -373,7 +391,7 @@ mod tests {
         stdin: &str,
         handler: impl FnOnce(&Request) -> Result<Option<Value>, CniError>,
     ) -> (Value, bool) {
-        let (text, ok) = answer(&environment(command, changes), &mut stdin.as_bytes(), handler);
+        let Answer { text, ok } = answer(&environment(command, changes), &mut stdin.as_bytes(), handler);
         (if text.is_empty() { Value::Null } else { serde_json::from_str(&text).unwrap() }, ok)
     }
 

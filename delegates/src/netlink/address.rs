@@ -41,6 +41,12 @@ impl Address {
         self.flags & DUPLICATE != 0
     }
 
+    /// Whether it is of IPv6 and link-local (RFC 4291, 2.5.6).
+    #[must_use]
+    pub fn is_link_local(&self) -> bool {
+        matches!(self.net.addr(), IpAddr::V6(v6) if v6.is_unicast_link_local())
+    }
+
     /// Its `IFA_F_…` flags.
     #[must_use]
     pub fn flags(&self) -> u32 {

@@ -12,6 +12,13 @@ const IFLA_INFO_DATA: u16 = 2;
 const IFLA_INFO_SLAVE_KIND: u16 = 4;
 const IFLA_INFO_SLAVE_DATA: u16 = 5;
 const VETH_INFO_PEER: u16 = 1;
+/// Of `IFLA_AF_SPEC`: `IFLA_INET_CONF`.
+const INET_CONF: u16 = 1;
+/// Of `IFLA_INET_CONF` (`linux/ip.h`): announce IPv4 addresses as the link comes up.
+const IPV4_DEVCONF_ARP_NOTIFY: u16 = 22;
+/// Of `IFLA_AF_SPEC`: `IFLA_INET6_ADDR_GEN_MODE`.
+const INET6_ADDR_GEN_MODE: u16 = 8;
+const IN6_ADDR_GEN_MODE_NONE: u8 = 1;
 const RTEXT_FILTER_SKIP_STATS: u32 = 1 << 3;
 pub(super) const EXT_MASK: u16 = 29;
 
@@ -241,6 +248,26 @@ impl LinkChange {
         self.flag(libc::IFF_UP, true)
     }
 
+    /// Has it announce its IPv4 addresses by gratuitous ARP when it comes up: the sysctl `arp_notify`.
+    #[must_use]
+    pub fn announce_ipv4(mut self) -> Self {
+        self.attributes = self.attributes.nest(libc::IFLA_AF_SPEC, |families| {
+            families
+                .nest(libc::AF_INET as u16, |inet| inet.nest(INET_CONF, |conf| conf.u32(IPV4_DEVCONF_ARP_NOTIFY, 1)))
+        });
+        self
+    }
+
+    /// Keeps the kernel from giving it an IPv6 link-local address. Takes effect where it stands before the change that
+    /// brings it up, not in the same one. `EAFNOSUPPORT` where the link has no IPv6: its MTU is below 1280 bytes.
+    #[must_use]
+    pub fn no_link_local(mut self) -> Self {
+        self.attributes = self.attributes.nest(libc::IFLA_AF_SPEC, |families| {
+            families.nest(libc::AF_INET6 as u16, |inet6| inet6.u8(INET6_ADDR_GEN_MODE, IN6_ADDR_GEN_MODE_NONE))
+        });
+        self
+    }
+
     /// Sets any `IFLA_…` attribute.
     #[must_use]
     pub fn attr(mut self, kind: u16, payload: impl AsRef<[u8]>) -> Self {
@@ -303,6 +330,15 @@ pub fn delete_group(group: std::num::NonZeroU32) -> Request {
 }
 
 impl Netlink {
+    /// Makes a link in the socket's own namespace and returns what the kernel tells of it at once, before it is a port or
+    /// up; kernels before 6.2 tell nothing.
+    ///
+    /// # Errors
+    /// The kernel's refusal.
+    pub fn create(&self, request: Request) -> Result<Option<Link>> {
+        self.request_echoed(request, Link::read)
+    }
+
     /// The link of that name, if there is one.
     ///
     /// # Errors

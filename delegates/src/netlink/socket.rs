@@ -165,13 +165,47 @@ impl Netlink {
         Ok(outcomes)
     }
 
+    /// As [`Self::request`], and reads what the kernel tells at once of the object it made (`NLM_F_ECHO`), where it does.
+    ///
+    /// # Errors
+    /// The kernel's refusal.
+    pub(super) fn request_echoed<T>(
+        &self,
+        request: Request,
+        mut read: impl FnMut(&[u8]) -> Option<T>,
+    ) -> Result<Option<T>> {
+        let Request { message, operation } = request;
+        mutation::before(point(&message), &operation);
+        let sequence = self.next_sequence();
+        self.send(&operation, &message.finish(sequence, libc::NLM_F_ACK | libc::NLM_F_ECHO))?;
+        let mut echo = None;
+        match self.acknowledgement_after(sequence, &operation, |payload| echo = read(payload))? {
+            Some(refusal) => Err(refusal),
+            None => Ok(echo),
+        }
+    }
+
     /// Waits for the answer to one request: the refusal, if it is one.
     fn acknowledgement(&self, sequence: u32, operation: &str) -> Result<Option<Error>> {
+        self.acknowledgement_after(sequence, operation, |_| ())
+    }
+
+    /// As [`Self::acknowledgement`], with a look at what the request was answered before it.
+    fn acknowledgement_after(
+        &self,
+        sequence: u32,
+        operation: &str,
+        mut look: impl FnMut(&[u8]),
+    ) -> Result<Option<Error>> {
         let mut answer = None;
         while answer.is_none() {
             self.receive(operation, |header, payload| {
-                if header.sequence == sequence && i32::from(header.kind) == libc::NLMSG_ERROR {
-                    answer = Some(refusal(operation, payload));
+                if header.sequence != sequence {
+                    return Ok(());
+                }
+                match i32::from(header.kind) {
+                    libc::NLMSG_ERROR => answer = Some(refusal(operation, payload)),
+                    _ => look(payload),
                 }
                 Ok(())
             })?;

@@ -1,21 +1,23 @@
-//! Asking the agent, from the exec'd plugin: no runtime, one blocking connection. Whatever goes wrong, the caller does the
-//! work itself under the same request id; the container's lock and the record see to it that it is done once.
+//! Asking the agent, from the exec'd plugin: no runtime, one blocking connection, and of the request no more than is needed
+//! to ask, for every page of the program that is touched costs each call some microseconds. Whatever goes wrong, the caller
+//! does the work itself under the same request id; the container's lock and the record see to it that it is done once.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use musubi_delegates::cni::{CniError, Request};
+use musubi_delegates::cni::request::Answer;
 use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
+use serde::Deserialize;
 use serde_json::Value;
 
 use super::protocol::{
-    Call, NETNS_HEADER, PROTOCOL, PROTOCOL_HEADER, REQUEST_HEADER, STATE_HEADER, TAKE_TIME, TAKEN_HEADER, identity,
+    NETNS_HEADER, PROTOCOL, PROTOCOL_HEADER, REQUEST_HEADER, STATE_HEADER, Sent, TAKE_TIME, TAKEN_HEADER, identity,
     of_body,
 };
-use crate::config::Config;
+use crate::config::{AGENT_SOCKET, STATE_DIR, TIMEOUT_SECONDS};
 
 /// How much longer than the operation itself may take its answer is waited for: undoing a failed ADD takes its own time.
 const GRACE: Duration = Duration::from_secs(30);
@@ -27,16 +29,34 @@ const LONGEST_HEAD: usize = 16 << 10;
 /// What became of asking.
 #[derive(Debug)]
 pub enum Asked {
-    /// The agent did it.
-    Answered(Result<Option<Value>, CniError>),
+    /// The agent did it, or has found that it cannot be done.
+    Answered(Answer),
     /// It did not, or nobody knows: for the log.
     NotAnswered(String),
 }
 
-/// Has the agent carry out a request, if there is one that takes it in time.
+/// What asking needs of our configuration. Where it is wrong, whoever does the work says so.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Needed {
+    agent_socket: Option<String>,
+    cni_dir: Option<String>,
+    timeout_seconds: Option<u64>,
+}
+
+/// Has the agent carry out the request that this process's environment and stdin make, if there is one that takes it in time.
 #[must_use]
-pub fn ask(config: &Config, request: &Request, id: &str) -> Asked {
-    let Some(path) = &config.agent_socket else { return Asked::NotAnswered("no agentSocket".to_owned()) };
+pub fn ask(stdin: &[u8], id: &str) -> Asked {
+    let needed: Needed = match serde_json::from_slice(stdin) {
+        Ok(needed) => needed,
+        Err(error) => return Asked::NotAnswered(format!("configuration: {error}")),
+    };
+    let path = Path::new(needed.agent_socket.as_deref().unwrap_or(AGENT_SOCKET));
+    if path.as_os_str().is_empty() {
+        return Asked::NotAnswered("no agentSocket".to_owned());
+    }
+    let timeout = Duration::from_secs(needed.timeout_seconds.unwrap_or(TIMEOUT_SECONDS));
+    let state_dir = Path::new(needed.cni_dir.as_deref().unwrap_or(STATE_DIR));
     let at = |step: &str, error: &io::Error| Asked::NotAnswered(format!("{}: {step}: {error}", path.display()));
     let limit = Instant::now() + TAKE_TIME;
     let mut stream = match open(path) {
@@ -44,15 +64,15 @@ pub fn ask(config: &Config, request: &Request, id: &str) -> Asked {
         Err(error) => return at("connect", &error),
     };
     let mut answer = Vec::new();
-    let body_at =
-        match send(&mut stream, config, request, id, limit).and_then(|()| taken(&mut stream, &mut answer, limit)) {
-            Ok(body_at) => body_at,
-            Err(error) => return at("not taken", &error),
-        };
+    let sent = send(&mut stream, stdin, state_dir, id, limit);
+    let body_at = match sent.and_then(|()| taken(&mut stream, &mut answer, limit)) {
+        Ok(body_at) => body_at,
+        Err(error) => return at("not taken", &error),
+    };
     // From here on the agent works on it, and so nobody else does before its lock is free again.
-    match read_body(&mut stream, &mut answer, body_at, Instant::now() + config.timeout + GRACE) {
+    match read_body(&mut stream, &mut answer, body_at, Instant::now() + timeout + GRACE) {
         Ok(body) => match of_body(&body) {
-            Some(outcome) => Asked::Answered(outcome),
+            Some(answer) => Asked::Answered(answer),
             None => at("answer", &ErrorKind::InvalidData.into()),
         },
         Err(error) => at("answer", &error),
@@ -95,18 +115,13 @@ fn open(path: &Path) -> io::Result<UnixStream> {
     Ok(stream)
 }
 
-fn send(stream: &mut UnixStream, config: &Config, request: &Request, id: &str, limit: Instant) -> io::Result<()> {
-    let text = |(key, value): (std::ffi::OsString, std::ffi::OsString)| {
-        Some((key.into_string().ok()?, value.into_string().ok()?))
+fn send(stream: &mut UnixStream, stdin: &[u8], state_dir: &Path, id: &str, limit: Instant) -> io::Result<()> {
+    let body = serde_json::to_vec(&Sent { stdin })?;
+    let seen = |header: &str, path: &Path| {
+        identity(path).map(|identity| format!("{header}: {identity}\r\n")).unwrap_or_default()
     };
-    let env = std::env::vars_os().filter_map(text).collect();
-    let call = Call { env, config: request.stdin.clone(), interface_attributes: None };
-    let body = serde_json::to_vec(&call)?;
-    let seen = |header: &str, path: Option<&Path>| {
-        path.and_then(identity).map(|identity| format!("{header}: {identity}\r\n")).unwrap_or_default()
-    };
-    let netns = seen(NETNS_HEADER, request.netns.as_deref());
-    let state = seen(STATE_HEADER, Some(&config.cni_dir));
+    let netns = std::env::var_os("CNI_NETNS").map(|path| seen(NETNS_HEADER, path.as_ref())).unwrap_or_default();
+    let state = seen(STATE_HEADER, state_dir);
     let mut message = format!(
         "POST /cni HTTP/1.1\r\nHost: musubi\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\
          Connection: close\r\n{PROTOCOL_HEADER}: {PROTOCOL}\r\n{REQUEST_HEADER}: {id}\r\n{netns}{state}\r\n",

@@ -42,7 +42,7 @@ use self::host_mounts::{HostMounts, Kept, SERVICE_ACCOUNT};
 use self::metrics::{Answer, Metrics};
 use self::pool::Pool;
 use self::server::Door;
-use crate::cli::STATE_DIR;
+use crate::config::STATE_DIR;
 use crate::store::kubernetes::watch::{AllPolicies, Definitions, follow};
 use crate::store::kubernetes::{Connection, Source};
 

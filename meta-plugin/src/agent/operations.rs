@@ -48,6 +48,8 @@ pub(super) enum Client {
 pub(super) struct Taken {
     /// The request's id.
     pub id: String,
+    /// The version of what it asks for.
+    pub version: Version,
     /// Where the outcome arrives.
     pub outcome: oneshot::Receiver<Result<Option<Value>, CniError>>,
     /// To be set when nobody waits any more.
@@ -90,11 +92,12 @@ pub(super) async fn take(agent: &Arc<Agent>, client: Client, call: Call, hot_plu
     }
     let lock = take_lock(&prepared, &client).await.map_err(Refused::unavailable)?;
     let (id, cancel) = (prepared.caller.id.clone(), prepared.caller.cancel.clone());
+    let version = prepared.request.version;
     let (sender, outcome) = oneshot::channel();
     let shared = Arc::clone(agent);
     let job = Job { prepared, lock, sender, wants_1_0_0: client == Client::Multus, agent: shared };
     match agent.pool.submit(Box::new(move || job.run())) {
-        Ok(()) => Ok(Taken { id, outcome, cancel }),
+        Ok(()) => Ok(Taken { id, version, outcome, cancel }),
         // Whoever is turned away leaves nothing: the job that comes back holds the lock, and drops it.
         Err(_) => Err(Refused::unavailable(
             CniError::new(code::TRY_AGAIN, "the agent's queue is full")

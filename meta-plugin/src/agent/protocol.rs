@@ -2,6 +2,7 @@
 //! Headers of ours tell our own client from those: it is told when its request is taken, and works itself until then.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -9,8 +10,11 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
+use musubi_delegates::cni::request::Answer;
 use musubi_delegates::cni::{CniError, Version};
-use serde::{Deserialize, Serialize};
+use serde::ser::SerializeMap;
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
 /// Header of our client: the version of this protocol that it speaks. A version that the other side does not know is no
@@ -31,68 +35,99 @@ pub const TAKEN_HEADER: &str = "musubi-taken";
 pub const TAKE_TIME: Duration = Duration::from_millis(200);
 
 /// A CNI request (`/cni`, `/delegate`).
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Deserialize)]
 pub struct Call {
     /// Environment of the plugin.
     pub env: BTreeMap<String, String>,
     /// stdin of the plugin, in base64 as Go writes bytes.
-    #[serde(with = "in_base64", default)]
+    #[serde(deserialize_with = "of_base64", default)]
     pub config: Vec<u8>,
     /// What is asked of a hot-plugged interface (`/delegate` alone).
-    #[serde(rename = "interfaceAttributes", default, skip_serializing_if = "Option::is_none")]
+    #[serde(rename = "interfaceAttributes", default)]
     pub interface_attributes: Option<InterfaceAttributes>,
 }
 
+/// Go writes no bytes as `null`.
+fn of_base64<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
+    let text: Option<String> = Option::deserialize(deserializer)?;
+    BASE64_STANDARD.decode(text.unwrap_or_default()).map_err(de::Error::custom)
+}
+
 /// What is asked of a hot-plugged interface.
-#[derive(Debug, Default, Serialize, Deserialize)]
+#[derive(Debug, Default, Deserialize)]
 pub struct InterfaceAttributes {
     /// Addresses.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default)]
     pub ips: Vec<String>,
     /// MAC address.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[serde(default)]
     pub mac: String,
     /// Merged into `args.cni` of each plugin.
-    #[serde(rename = "cni-args", default, skip_serializing_if = "Option::is_none")]
+    #[serde(rename = "cni-args", default)]
     pub cni_args: Option<Map<String, Value>>,
 }
 
-/// The outcome of a request, for our client: the result in the version it asked for, or the error object.
-pub fn to_body(outcome: &Result<Option<Value>, CniError>) -> Value {
-    match outcome {
-        Ok(result) => json!({"Result": result}),
-        Err(error) => json!({"Error": error.to_json(Version::LATEST)}),
+/// A [`Call`] as our client sends it: this process's environment, as far as it is text, and its stdin.
+pub struct Sent<'a> {
+    /// stdin as it came.
+    pub stdin: &'a [u8],
+}
+
+impl Serialize for Sent<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut call = serializer.serialize_map(Some(2))?;
+        call.serialize_entry("env", &OwnEnvironment)?;
+        call.serialize_entry("config", &BASE64_STANDARD.encode(self.stdin))?;
+        call.end()
     }
 }
 
-/// The outcome in a body; `None` when it is none.
-pub fn of_body(body: &[u8]) -> Option<Result<Option<Value>, CniError>> {
-    let mut body: Map<String, Value> = serde_json::from_slice(body).ok()?;
-    if let Some(error) = body.get("Error") {
-        return CniError::from_json(error).map(Err);
+struct OwnEnvironment;
+
+impl Serialize for OwnEnvironment {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let text = |(key, value): (OsString, OsString)| Some((key.into_string().ok()?, value.into_string().ok()?));
+        serializer.collect_map(std::env::vars_os().filter_map(text))
     }
-    Some(Ok(body.remove("Result")?)).map(|result| result.map(|value| (!value.is_null()).then_some(value)))
+}
+
+/// The outcome of a request, for our client: the result or the error object, either in the version it asked for.
+pub fn to_body(outcome: &Result<Option<Value>, CniError>, version: Version) -> Value {
+    match outcome {
+        Ok(result) => json!({"Result": result}),
+        Err(error) => json!({"Error": error.to_json(version)}),
+    }
+}
+
+/// What our client prints of a body; `None` when it holds no outcome.
+pub fn of_body(body: &[u8]) -> Option<Answer> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "PascalCase")]
+    struct Body<'a> {
+        #[serde(borrow)]
+        error: Option<&'a RawValue>,
+        #[serde(borrow, default, deserialize_with = "even_null")]
+        result: Option<&'a RawValue>,
+    }
+    /// A result that is `null` is there: that of an operation that has none.
+    fn even_null<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<&'de RawValue>, D::Error> {
+        Deserialize::deserialize(deserializer).map(Some)
+    }
+    match serde_json::from_slice(body).ok()? {
+        Body { error: Some(error), .. } if error.get().starts_with('{') => {
+            Some(Answer { text: error.get().to_owned(), ok: false })
+        }
+        Body { error: None, result: Some(result) } if result.get() == "null" => {
+            Some(Answer { text: String::new(), ok: true })
+        }
+        Body { error: None, result: Some(result) } => Some(Answer { text: result.get().to_owned(), ok: true }),
+        _ => None,
+    }
 }
 
 /// Which file is at a path, as both sides have to see it: `device:inode`.
 pub fn identity(path: &Path) -> Option<String> {
     fs::metadata(path).ok().map(|file| format!("{}:{}", file.dev(), file.ino()))
-}
-
-mod in_base64 {
-    use serde::{Deserialize, Deserializer, Serializer, de};
-
-    use super::{BASE64_STANDARD, Engine};
-
-    pub fn serialize<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&BASE64_STANDARD.encode(bytes))
-    }
-
-    /// Go writes no bytes as `null`.
-    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
-        let text: Option<String> = Option::deserialize(deserializer)?;
-        BASE64_STANDARD.decode(text.unwrap_or_default()).map_err(de::Error::custom)
-    }
 }
 
 #[cfg(test)]
@@ -104,8 +139,14 @@ mod tests {
     #[test]
     fn outcomes_arrive_as_they_were_sent() {
         let error = CniError::new(code::CONFIG, "wrong").with_details("mend it");
-        for outcome in [Ok(None), Ok(Some(json!({"cniVersion": "0.4.0", "ips": []}))), Err(error)] {
-            assert_eq!(of_body(to_body(&outcome).to_string().as_bytes()), Some(outcome));
+        let told = error.to_json(Version::V0_4_0).to_string();
+        for (outcome, text, ok) in [
+            (Ok(None), "", true),
+            (Ok(Some(json!({"cniVersion": "0.4.0", "ips": []}))), r#"{"cniVersion":"0.4.0","ips":[]}"#, true),
+            (Err(error), told.as_str(), false),
+        ] {
+            let body = to_body(&outcome, Version::V0_4_0).to_string();
+            assert_eq!(of_body(body.as_bytes()), Some(Answer { text: text.to_owned(), ok }), "{body}");
         }
         for other in ["", "{}", "null", "[]", r#"{"Error":3}"#] {
             assert_eq!(of_body(other.as_bytes()), None, "{other}");

@@ -103,7 +103,8 @@ fn client_of(request: &HttpRequest<Incoming>) -> Client {
 /// For our client: the head now, which says that the call is taken, the outcome when it is there.
 fn later(taken: Taken) -> Response<Body> {
     let id = HeaderValue::from_str(&taken.id).unwrap_or(HeaderValue::from_static("unprintable"));
-    let mut response = Response::new(Body::Later { outcome: taken.outcome, _guard: Guard(taken.cancel) });
+    let mut response =
+        Response::new(Body::Later { outcome: taken.outcome, version: taken.version, _guard: Guard(taken.cancel) });
     response.headers_mut().insert(TAKEN_HEADER, id);
     response
 }
@@ -158,7 +159,7 @@ enum Body {
     /// All of it is there.
     Whole(Full<Bytes>),
     /// It comes with an operation's outcome.
-    Later { outcome: oneshot::Receiver<Result<Option<Value>, CniError>>, _guard: Guard },
+    Later { outcome: oneshot::Receiver<Result<Option<Value>, CniError>>, version: Version, _guard: Guard },
 }
 
 impl HttpBody for Body {
@@ -168,10 +169,10 @@ impl HttpBody for Body {
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         match &mut *self {
             Self::Whole(body) => Pin::new(body).poll_frame(cx),
-            Self::Later { outcome, .. } => match Pin::new(outcome).poll(cx) {
+            Self::Later { outcome, version, .. } => match Pin::new(outcome).poll(cx) {
                 Poll::Pending => Poll::Pending,
                 Poll::Ready(Ok(outcome)) => {
-                    let bytes = Bytes::from(to_body(&outcome).to_string());
+                    let bytes = Bytes::from(to_body(&outcome, *version).to_string());
                     *self = Self::Whole(Full::default());
                     Poll::Ready(Some(Ok(Frame::data(bytes))))
                 }

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use musubi_delegates::cni::request;
 use musubi_delegates::standalone;
 
-use super::STATE_DIR;
+use crate::config::STATE_DIR;
 
 /// Answers one CNI request as a bundled plugin.
 #[must_use]

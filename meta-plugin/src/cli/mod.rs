@@ -19,8 +19,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use comfy_table::{Table, presets};
 use serde_json::Value;
 
-/// Where records are, unless the configuration's `cniDir` says otherwise.
-pub const STATE_DIR: &str = "/var/lib/musubi";
+use crate::config::STATE_DIR;
 
 /// Several networks for one pod: a CNI meta-plugin, and the tools around it.
 #[derive(Parser)]

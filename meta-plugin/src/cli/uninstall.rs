@@ -19,7 +19,7 @@ use serde_json::Value;
 use super::install::{BIN_DIR, PluginFolder};
 use super::{StateDir, print};
 use crate::agent::host_mounts;
-use crate::config::OUR_TYPE;
+use crate::config::{AGENT_SOCKET, OUR_TYPE};
 use crate::engine::gc::{DEVICE_INFO, Finding, Place, Reality};
 use crate::records::{Records, Stored};
 
@@ -31,8 +31,6 @@ const CONFIGURATIONS: [&str; 4] =
 const UNFINISHED: &str = ".00-musubi.conf";
 /// The folder of what the plugin needs to reach the API server.
 const CREDENTIALS: &str = "musubi.d";
-/// Where an agent listens, unless the configuration says otherwise.
-const AGENT_SOCKET: &str = "/run/musubi/musubi.sock";
 /// What runtimes take for a configuration.
 const RUNTIME_READS: [&str; 3] = [".conf", ".conflist", ".json"];
 /// How long the release of one attachment may take.

@@ -16,15 +16,16 @@ mod teardown;
 mod withdraw;
 
 use std::cell::Cell;
+use std::io::{self, Read};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{self, ExitCode, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use musubi_delegates::cni::request::{self, STDIN_MAX, guarded};
 use musubi_delegates::cni::{
     CniArgs, CniError, CniResult, Command, ContainerId, InterfaceName, NetConf, NetworkName, Request, Version, code,
-    request,
 };
 use musubi_delegates::delegate::{Attachment, Context};
 use musubi_delegates::external::{self, ExecRequest, Surroundings};
@@ -58,8 +59,22 @@ pub struct Operation<'a> {
 /// what can wait.
 #[must_use]
 pub fn serve() -> ExitCode {
+    request::quieten_panics();
+    let (caller, started) = (Caller::new(), Instant::now());
+    let (mut stdin, mut why) = (Vec::new(), String::new());
+    // VERSION comes without stdin, and the agent is not asked for it. What cannot be read is for the request's own reader.
+    if std::env::var_os("CNI_COMMAND").is_some_and(|command| command != Command::Version.as_str()) {
+        let _ = io::stdin().lock().take(STDIN_MAX + 1).read_to_end(&mut stdin);
+        match guarded(|| Ok(agent::client::ask(&stdin, &caller.id))) {
+            Ok(Asked::Answered(answer)) => return answer.print(),
+            Ok(Asked::NotAnswered(reason)) => why = reason,
+            Err(error) => why = error.to_string(),
+        }
+    }
     let mut known = None;
-    let code = request::serve(|request| perform(request, &mut known));
+    let mut stdin = stdin.as_slice().chain(io::stdin().lock());
+    let alone = |request: &Request| perform(request, &caller, started, &why, &mut known);
+    let code = request::answer(&request::own_environment, &mut stdin, alone).print();
     if let Some(config) =
         known.filter(|config| gc::orphans_are_due(&config.cni_dir) || pending::is_due(&config.cni_dir))
     {
@@ -68,15 +83,15 @@ pub fn serve() -> ExitCode {
     code
 }
 
-fn perform(request: &Request, known: &mut Option<Config>) -> Result<Option<Value>, CniError> {
-    let started = Instant::now();
+/// Does the work without the agent, because of `why`.
+fn perform(
+    request: &Request,
+    caller: &Caller,
+    started: Instant,
+    why: &str,
+    known: &mut Option<Config>,
+) -> Result<Option<Value>, CniError> {
     let config = read_config(request)?;
-    let caller = Caller::new();
-    let asked = agent::client::ask(&config, request, &caller.id);
-    let why = match asked {
-        Asked::Answered(outcome) => return outcome,
-        Asked::NotAnswered(why) => why,
-    };
     crate::log::start(&config);
     tracing::debug!("without the agent: {why}");
     *known = Some(config.clone());
@@ -84,9 +99,9 @@ fn perform(request: &Request, known: &mut Option<Config>) -> Result<Option<Value
     let store = || read_store(&config, deadline, &caller.cancel);
     let outcome = store_for(request, &config, &store).and_then(|store| {
         let host = Namespace::current()?;
-        carry_out(Work { request, config: config.clone(), caller: &caller, store, host: &host, deadline, lock: None })
+        carry_out(Work { request, config: config.clone(), caller, store, host: &host, deadline, lock: None })
     });
-    crate::log::operation(request, &caller, started, outcome.as_ref().err());
+    crate::log::operation(request, caller, started, outcome.as_ref().err());
     outcome
 }
 
