@@ -246,14 +246,13 @@ impl Bridge {
         {
             firewall::check_spoofing(at.host.netfilter()?, owner, &pair.host.name, mac)?;
         }
-        pair.open(at, true)?;
         let [outside, inside] = pair.interfaces(at);
         let fitting = Fitting {
             ipam: self.ipam.as_ref(),
             interfaces: vec![interface::described(bridge, String::new()), outside, inside],
             position: POD,
             settings: self.settings,
-            port: Some(&pair.host),
+            port: Some((&pair.host, &|| pair.open(at, true))),
         };
         let mut result = fitting.fit(at, &pair.pod, |result| {
             if self.is_gateway {

@@ -179,8 +179,8 @@ pub struct Fitting<'a> {
     pub position: usize,
     /// How it comes up.
     pub settings: Settings,
-    /// The bridge's port that leads to it, where there is one.
-    pub port: Option<&'a Link>,
+    /// The bridge's port that leads to it, where there is one, and what opens it.
+    pub port: Option<(&'a Link, &'a dyn Fn() -> Result<(), CniError>)>,
 }
 
 impl Fitting<'_> {
@@ -212,8 +212,11 @@ impl Fitting<'_> {
             adjust(&mut result)?;
             let pod = at.pod()?;
             configure::configure(pod, link, &result, position, self.settings)?;
-            if let Some(port) = self.port.filter(|_| !self.settings.keep_down) {
-                configure::wait_for_port(at.host, port, at.deadline)?;
+            if let Some((port, open)) = self.port {
+                open()?;
+                if !self.settings.keep_down {
+                    configure::wait_for_port(at.host, port, at.deadline)?;
+                }
             }
             configure::settle(pod, link, self.settings, at.deadline)
         };
