@@ -252,7 +252,7 @@ impl Bridge {
             interfaces: vec![interface::described(bridge, String::new()), outside, inside],
             position: POD,
             settings: self.settings,
-            port: Some((&pair.host, &|| pair.open(at, true))),
+            open: &|| pair.open_port(at, !self.settings.keep_down),
         };
         let mut result = fitting.fit(at, &pair.pod, |result| {
             if self.is_gateway {

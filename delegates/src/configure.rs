@@ -20,10 +20,8 @@ use crate::pause::Pauses;
 const DETECTION: Duration = Duration::from_secs(5);
 /// How long the kernel may take from a link's carrier to its being operational, which is a matter of a work queue.
 const CARRIER: Duration = Duration::from_millis(200);
-/// How long pauses between looks at an address become.
+/// How long pauses between looks at a link or an address become.
 const LONGEST_PAUSE: Duration = Duration::from_millis(5);
-/// How long pauses between looks at a link become.
-const LONGEST_LINK_PAUSE: Duration = Duration::from_millis(1);
 
 /// How an interface is brought up.
 #[derive(Debug, Clone, Copy, Default)]
@@ -183,23 +181,6 @@ fn set_sysctls(pod: &Namespace, name: &str, with_v6: bool, settings: Settings) -
     pod.set_sysctl(Family::V6, name, "accept_dad", if settings.detect_duplicates { "1" } else { "0" })
 }
 
-/// Waits until the bridge forwards what its port receives: the carrier's change reaches it from a work queue of the kernel.
-///
-/// # Errors
-/// It did not come up before the deadline.
-pub fn wait_for_port(host: &Namespace, port: &Link, deadline: Instant) -> Result<(), CniError> {
-    let mut pauses = Pauses::up_to(LONGEST_LINK_PAUSE);
-    loop {
-        match host.netlink.link_by_index(port.index)? {
-            Some(link) if link.operational_state == OPERATIONAL => return Ok(()),
-            Some(_) if Instant::now() < deadline => pauses.sleep(),
-            _ => {
-                return Err(CniError::new(code::DELEGATE, format!("bridge port \"{}\" did not come up", port.name)));
-            }
-        }
-    }
-}
-
 /// Waits until no address of the link is tentative. The kernel makes the link-local one as soon as the link is operational:
 /// where it is there, so is all that comes before it.
 ///
@@ -246,7 +227,7 @@ pub fn settle(pod: &Namespace, link: &Link, settings: Settings, deadline: Instan
 /// start detection. Without detection a link that has no carrier is not waited for, and one that has for a short time.
 fn wait_operational(pod: &Namespace, link: &Link, settings: Settings, limit: Instant) -> Result<(), CniError> {
     let limit = if settings.detect_duplicates { limit } else { limit.min(Instant::now() + CARRIER) };
-    let mut pauses = Pauses::up_to(LONGEST_LINK_PAUSE);
+    let mut pauses = Pauses::up_to(LONGEST_PAUSE);
     while Instant::now() < limit {
         match pod.netlink.link_by_index(link.index)? {
             Some(now) if now.operational_state == OPERATIONAL => return Ok(()),

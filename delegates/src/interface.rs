@@ -179,8 +179,8 @@ pub struct Fitting<'a> {
     pub position: usize,
     /// How it comes up.
     pub settings: Settings,
-    /// The bridge's port that leads to it, where there is one, and what opens it.
-    pub port: Option<(&'a Link, &'a dyn Fn() -> Result<(), CniError>)>,
+    /// Opens the way to the pod, where one is still closed, once its interface is as it is to be.
+    pub open: &'a dyn Fn() -> Result<(), CniError>,
 }
 
 impl Fitting<'_> {
@@ -212,12 +212,7 @@ impl Fitting<'_> {
             adjust(&mut result)?;
             let pod = at.pod()?;
             configure::configure(pod, link, &result, position, self.settings)?;
-            if let Some((port, open)) = self.port {
-                open()?;
-                if !self.settings.keep_down {
-                    configure::wait_for_port(at.host, port, at.deadline)?;
-                }
-            }
+            (self.open)()?;
             configure::settle(pod, link, self.settings, at.deadline)
         };
         match finish() {

@@ -91,7 +91,7 @@ impl Delegate for Ipvlan {
                 interfaces: vec![interface::described(&link, at.sandbox())],
                 position: 0,
                 settings: Settings { announce_v6: true, ..Settings::default() },
-                port: None,
+                open: &|| Ok(()),
             };
             let result = fitting.fit(at, &link, |result| {
                 if let Some(previous) = chained {

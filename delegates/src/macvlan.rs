@@ -111,7 +111,7 @@ impl Delegate for Macvlan {
                 interfaces: vec![interface::described(&link, at.sandbox())],
                 position: 0,
                 settings: Settings { announce_v6: true, ..Settings::default() },
-                port: None,
+                open: &|| Ok(()),
             };
             let result = fitting.fit(at, &link, |_| Ok(()))?;
             Ok(CniResult { dns: self.dns.clone(), ..result })

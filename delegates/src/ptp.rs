@@ -115,13 +115,13 @@ impl Delegate for Ptp {
 
 impl Ptp {
     fn finish(&self, at: &Attachment<'_>, pair: &Pair) -> Result<CniResult, CniError> {
-        pair.open(at, false)?;
+        pair.open(at)?;
         let fitting = Fitting {
             ipam: Some(&self.ipam),
             interfaces: pair.interfaces(at).into(),
             position: POD,
             settings: Settings { routed: true, ..Settings::default() },
-            port: None,
+            open: &|| Ok(()),
         };
         let mut result = fitting.fit(at, &pair.pod, |result| {
             connect_host(at, &pair.host, result)?;

@@ -24,6 +24,14 @@ pub fn namespace_cookie(socket: BorrowedFd<'_>) -> Option<u64> {
     (outcome == 0).then_some(cookie)
 }
 
+/// Has a write to a pipe or socket that nobody reads any more fail (EPIPE) instead of ending the program (signal(7)).
+pub fn ignore_broken_pipes() {
+    // SAFETY: to ignore a signal runs no code of ours when it comes, and the number is that of one which can be ignored.
+    unsafe {
+        libc::signal(libc::SIGPIPE, libc::SIG_IGN);
+    }
+}
+
 /// Has the C library serve all threads from one pool of memory: each thread would make one of its own otherwise, and what
 /// it frees would stay there. A pool that shrinks and grows with each request is left alone, up to half a MiB, and what is
 /// large is never part of it (mallopt(3)). Other C libraries do not know any of this.

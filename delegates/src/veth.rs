@@ -1,20 +1,26 @@
 //! Veth pairs between a pod and the host: the pod's end is born in the pod under its final name, the host's end, where there
 //! is one, as a port of its bridge, both down and in one message.
 
+use std::time::{Duration, Instant};
+
 use nix::errno::Errno;
 
 use crate::cni::{CniError, CniResult, Interface, code};
 use crate::delegate::{Attachment, OwnedLink, Side};
 use crate::interface::{described, taken, undone};
 use crate::mark::Mark;
+use crate::netlink::link::OPERATIONAL;
 use crate::netlink::{Link, LinkChange, MacAddress, NewLink};
 use crate::netns::{Family, Namespace};
+use crate::pause::Pauses;
 use crate::random;
 
 /// How names of host ends begin.
 const HOST_PREFIX: &str = "veth";
 /// Names are random; a clash this often in a row is no chance.
 const NAME_TRIES: usize = 10;
+/// How long pauses between looks at a port become.
+const LONGEST_PAUSE: Duration = Duration::from_millis(1);
 
 /// What a pair is to be.
 #[derive(Debug, Clone, Copy, Default)]
@@ -37,7 +43,7 @@ pub struct Pair {
 }
 
 impl Pair {
-    /// Makes a pair for an attachment; [`Self::open`] brings the host's end up.
+    /// Makes a pair for an attachment; [`Self::open`] or [`Self::open_port`] brings the host's end up.
     ///
     /// # Errors
     /// The interface exists in the pod, or the kernel refuses.
@@ -105,23 +111,49 @@ impl Pair {
         Ok(Self { host: end(outside, host_name, host_mac, inside), pod: end(inside, name, mac, outside) })
     }
 
-    /// Brings the host's end up. It takes no advertisements of routers; a bridge's port has no IPv6 address of its own
-    /// either, which nobody could reach there, and which would cost duplicate address detection for each pod.
+    /// Brings the host's end up. It takes no advertisements of routers.
     ///
     /// # Errors
     /// The kernel's refusal.
-    pub fn open(&self, at: &Attachment<'_>, is_port: bool) -> Result<(), CniError> {
-        let Link { index, name, .. } = &self.host;
-        at.host.set_sysctl(Family::V6, name, "accept_ra", "0")?;
-        let change = |what: &str| LinkChange::of(*index, format!("{what} interface \"{name}\""));
-        let mut requests = vec![change("bring up").up().request()];
-        if is_port && at.host.has_ipv6() {
-            requests.insert(0, change("take IPv6 from").no_link_local().request());
+    pub fn open(&self, at: &Attachment<'_>) -> Result<(), CniError> {
+        at.host.set_sysctl(Family::V6, &self.host.name, "accept_ra", "0")?;
+        Ok(at.host.netlink.request(self.change("bring up").up().request())?)
+    }
+
+    /// As [`Self::open`], for a bridge's port, and waits until the bridge forwards what it receives if it `waits`:
+    /// the carrier's change reaches the bridge from a work queue of the kernel. A port has no IPv6 address of its own: nobody
+    /// could reach it there, and it would cost duplicate address detection for each pod.
+    ///
+    /// # Errors
+    /// It did not come up before the deadline; the kernel's refusal.
+    pub fn open_port(&self, at: &Attachment<'_>, waits: bool) -> Result<(), CniError> {
+        if at.host.has_ipv6() {
+            let change = self.change("take the IPv6 address from").no_link_local();
+            match at.host.netlink.request(change.request()) {
+                // A link whose MTU is too small for IPv6 has none.
+                Err(error) if error.errno != Errno::EAFNOSUPPORT => return Err(error.into()),
+                _ => {}
+            }
         }
-        let refusals = at.host.netlink.request_each(requests)?.into_iter().flatten();
-        match refusals.into_iter().find(|refusal| refusal.errno != Errno::EAFNOSUPPORT) {
-            Some(refusal) => Err(refusal.into()),
-            None => Ok(()),
+        self.open(at)?;
+        if waits { self.wait_for_port(at) } else { Ok(()) }
+    }
+
+    fn change(&self, what: &str) -> LinkChange {
+        LinkChange::of(self.host.index, format!("{what} interface \"{}\"", self.host.name))
+    }
+
+    fn wait_for_port(&self, at: &Attachment<'_>) -> Result<(), CniError> {
+        let mut pauses = Pauses::up_to(LONGEST_PAUSE);
+        loop {
+            match at.host.netlink.link_by_index(self.host.index)? {
+                Some(link) if link.operational_state == OPERATIONAL => return Ok(()),
+                Some(_) if Instant::now() < at.deadline => pauses.sleep(),
+                _ => {
+                    let name = &self.host.name;
+                    return Err(CniError::new(code::DELEGATE, format!("bridge port \"{name}\" did not come up")));
+                }
+            }
         }
     }
 

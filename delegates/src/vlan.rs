@@ -78,7 +78,7 @@ impl Delegate for Vlan {
                 interfaces: vec![interface::described(&link, at.sandbox())],
                 position: 0,
                 settings: Settings::default(),
-                port: None,
+                open: &|| Ok(()),
             };
             let result = fitting.fit(at, &link, |_| Ok(()))?;
             Ok(CniResult { dns: self.dns.clone(), ..result })

@@ -219,7 +219,7 @@ impl Vxlan {
             interfaces: vec![interface::described(bridge, String::new()), outside, inside],
             position: POD,
             settings: self.settings,
-            port: Some((&pair.host, &|| pair.open(at, true))),
+            open: &|| pair.open_port(at, true),
         };
         let mut result = fitting.fit(at, &pair.pod, |result| {
             if self.is_gateway {

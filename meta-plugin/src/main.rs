@@ -1,5 +1,9 @@
 //! Decides what the program is today: a bundled plugin by its name, our own CNI plugin by `CNI_COMMAND`, else the
 //! command line. Nothing is started before that is known.
+#![cfg_attr(target_env = "gnu", no_main)]
+
+#[cfg(target_env = "gnu")]
+mod entry;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -7,7 +11,12 @@ use std::process::ExitCode;
 use musubi::{cli, engine};
 use musubi_delegates::registry;
 
+#[cfg(not(target_env = "gnu"))]
 fn main() -> ExitCode {
+    start()
+}
+
+fn start() -> ExitCode {
     let called = std::env::args_os().next().unwrap_or_default();
     let name = Path::new(&called).file_name().and_then(|name| name.to_str()).unwrap_or_default();
     if registry::BUNDLED.contains(&name) {
