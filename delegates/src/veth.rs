@@ -120,13 +120,13 @@ impl Pair {
         Ok(at.host.netlink.request(self.change("bring up").up().request())?)
     }
 
-    /// As [`Self::open`], for a bridge's port, and waits until the bridge forwards what it receives if it `waits`:
-    /// the carrier's change reaches the bridge from a work queue of the kernel. A port has no IPv6 address of its own: nobody
-    /// could reach it there, and it would cost duplicate address detection for each pod.
+    /// As [`Self::open`], for a bridge's port. If the pod's end is up, waits until the bridge forwards what comes from it
+    /// and has neighbours told whose its addresses are now. A port has no IPv6 address of its own: nobody could reach it
+    /// there, and it would cost duplicate address detection for each pod.
     ///
     /// # Errors
     /// It did not come up before the deadline; the kernel's refusal.
-    pub fn open_port(&self, at: &Attachment<'_>, waits: bool) -> Result<(), CniError> {
+    pub fn open_port(&self, at: &Attachment<'_>, pod_is_up: bool) -> Result<(), CniError> {
         if at.host.has_ipv6() {
             let change = self.change("take the IPv6 address from").no_link_local();
             match at.host.netlink.request(change.request()) {
@@ -136,13 +136,26 @@ impl Pair {
             }
         }
         self.open(at)?;
-        if waits { self.wait_for_port(at) } else { Ok(()) }
+        if !pod_is_up {
+            return Ok(());
+        }
+        self.wait_for_port(at)?;
+        self.announce(at)
     }
 
     fn change(&self, what: &str) -> LinkChange {
         LinkChange::of(self.host.index, format!("{what} interface \"{}\"", self.host.name))
     }
 
+    /// The kernel announces a link's IPv4 addresses (`arp_notify`) as it comes up, here before the bridge forwards, and when
+    /// its MAC is set, to the same one as well (`inetdev_event`).
+    fn announce(&self, at: &Attachment<'_>) -> Result<(), CniError> {
+        let Some(mac) = self.pod.mac else { return Ok(()) };
+        let change = LinkChange::of(self.pod.index, format!("announce interface \"{}\"", self.pod.name));
+        Ok(at.pod()?.netlink.request(change.attr(libc::IFLA_ADDRESS, mac).request())?)
+    }
+
+    /// The carrier's change reaches the bridge from a work queue of the kernel.
     fn wait_for_port(&self, at: &Attachment<'_>) -> Result<(), CniError> {
         let mut pauses = Pauses::up_to(LONGEST_PAUSE);
         loop {

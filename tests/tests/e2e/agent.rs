@@ -2,6 +2,8 @@
 //! once whoever goes away when.
 
 use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use base64::Engine;
@@ -446,4 +448,39 @@ fn external_plugins_run_in_a_cgroup_of_their_own() {
     for folder in ["/sys/fs/cgroup/memory/musubi-plugins", "/sys/fs/cgroup/musubi-plugins"] {
         let _ = fs::remove_dir(folder);
     }
+}
+
+/// What Rust's runtime would see to, were it asked to: the program has an entry of its own.
+#[test]
+fn closed_streams_are_filled_and_a_broken_pipe_ends_nothing() {
+    let scene = Scene::new();
+    let config = agent::config(&scene.node, &scene.config);
+    let closed = ["sh", "-c", r#"exec "$@" <&- >&- 2>&-"#, "sh"];
+    let spawn = |mut command: Command| scene.node.host.enter(|| command.spawn().unwrap());
+    let agent = Agent::start_by(&scene.node, &config, &closed, spawn);
+    let of_process = |file: &str| PathBuf::from(format!("/proc/{}/{file}", agent.pid()));
+    for stream in 0..3 {
+        assert_eq!(fs::read_link(of_process(&format!("fd/{stream}"))).unwrap(), Path::new("/dev/null"), "{stream}");
+    }
+    let status = fs::read_to_string(of_process("status")).unwrap();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:")).unwrap();
+    let ignored = u64::from_str_radix(ignored.trim(), 16).unwrap();
+    assert_ne!(ignored & 1 << (Signal::SIGPIPE as i32 - 1), 0, "{ignored:x}");
+}
+
+#[test]
+fn an_error_is_of_the_configurations_version_whoever_finds_it() {
+    let (scene, config) = scene();
+    scene.node.pod("default", "web", "missing");
+    let agent = Agent::start(&scene.node, &config);
+    for socket in [json!(agent::socket(&scene.node)), json!("")] {
+        let sandbox = scene.sandbox("c1");
+        let mut old = scene.with("cniVersion", "0.4.0".into());
+        old["agentSocket"] = socket.clone();
+        let answer = scene.node.call("ADD", &sandbox, &old);
+        let error: Value = serde_json::from_str(&answer.stdout).unwrap();
+        assert_eq!((answer.ok, &error["cniVersion"]), (false, &json!("0.4.0")), "{socket}: {error}");
+        assert!(error["msg"].as_str().unwrap().contains("missing"), "{socket}: {error}");
+    }
+    assert_eq!(done(&agent).len(), 1);
 }

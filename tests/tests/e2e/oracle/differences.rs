@@ -10,6 +10,8 @@ const ONLINK: &str = "all gateways are behind the one link, in its subnet or not
 const VLAN_1: &str = "a port in another VLAN leaves the default one, as in later plugins (preserveDefaultVlan)";
 const ANY_MASTER: &str =
     "CHECK knows a master by default route or by the chain, as ADD does; the reference wants it named";
+const NO_ADDRESS: &str =
+    "a bridge's port has no IPv6 address: nobody reaches it there, and detection would be run for each pod";
 const MODES: &str = "only root reads who has which address, as in later plugins";
 const CNI_GATEWAY: &str = "GATEWAY counts for each address of its subnet; 1.1.1 passes over those of the configuration";
 
@@ -26,6 +28,9 @@ pub const WANTED: &[(&str, &str, &str)] = &[
     ("bridge: layer 2 in version 1.0.0", "CHECK", L2_CHECK),
     ("bridge: dual stack", "pod/eth0/sysctl/ipv6/keep_addr_on_down", KEPT),
     ("bridge: enabledad", "pod/eth0/sysctl/ipv6/keep_addr_on_down", KEPT),
+    ("bridge: no gateway", "host/<peer of eth0>/sysctl/ipv6/addr_gen_mode", NO_ADDRESS),
+    ("bridge: dual stack", "host/<peer of eth0>/sysctl/ipv6/addr_gen_mode", NO_ADDRESS),
+    ("bridge: enabledad", "host/<peer of eth0>/sysctl/ipv6/addr_gen_mode", NO_ADDRESS),
     (
         "bridge: static addresses",
         "ADD",

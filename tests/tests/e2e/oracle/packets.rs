@@ -114,6 +114,25 @@ fn tcp_comes_back(pod: &Netns, outside: &Netns, far: &str, port: u16, seen: &str
     });
 }
 
+/// The host remembers for some seconds which MAC an address had; the new pod has another.
+#[test]
+fn an_address_that_is_given_again_reaches_its_new_pod_at_once() {
+    let stage = Stage::new();
+    let ipam = json!({"type": "static", "addresses": [{"address": "10.7.0.2/24", "gateway": "10.7.0.1"}]});
+    let conf = conf("bridge", &json!({"bridge": "br0", "isGateway": true, "ipam": ipam}));
+    // A bridge without a port would forget all it knows.
+    attach(&stage, &stage.sandbox, &self::conf("bridge", &json!({"bridge": "br0"})));
+    let host = udp(&stage.node.host, 0, false);
+    for id in ["first", "second"] {
+        let sandbox = stage.sandbox(id);
+        let pod = udp(&sandbox.netns, PORT, false);
+        attach(&stage, &sandbox, &conf);
+        host.send_to(id.as_bytes(), ("10.7.0.2", PORT)).unwrap();
+        assert_eq!(hear(&pod), (id.to_owned(), "10.7.0.1".parse().unwrap()));
+        stage.call_for(Who::Ours, "DEL", &sandbox, "eth0", &conf).succeeded();
+    }
+}
+
 #[test]
 fn macspoofchk_drops_frames_under_anothers_mac() {
     for (checked, heard) in [(true, "honest"), (false, "spoofed")] {
