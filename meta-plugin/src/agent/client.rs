@@ -2,6 +2,7 @@
 //! to ask, for every page of the program that is touched costs each call some microseconds. Whatever goes wrong, the caller
 //! does the work itself under the same request id; the container's lock and the record see to it that it is done once.
 
+use std::fmt::{self, Formatter};
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -10,7 +11,7 @@ use std::time::{Duration, Instant};
 use musubi_delegates::cni::request::Answer;
 use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
-use serde::Deserialize;
+use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::Value;
 
 use super::protocol::{
@@ -36,12 +37,44 @@ pub enum Asked {
 }
 
 /// What asking needs of our configuration. Where it is wrong, whoever does the work says so.
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Debug, Default, PartialEq, Eq)]
 struct Needed {
     agent_socket: Option<String>,
     cni_dir: Option<String>,
     timeout_seconds: Option<u64>,
+}
+
+impl<'de> Deserialize<'de> for Needed {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(Keys)
+    }
+}
+
+/// Keys count whatever their case, and of several the last that is not `null`, as for [`crate::config::Config`].
+struct Keys;
+
+impl<'de> Visitor<'de> for Keys {
+    type Value = Needed;
+
+    fn expecting(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Needed, A::Error> {
+        let mut needed = Needed::default();
+        while let Some(key) = map.next_key::<String>()? {
+            if key.eq_ignore_ascii_case("agentSocket") {
+                needed.agent_socket = map.next_value::<Option<_>>()?.or(needed.agent_socket);
+            } else if key.eq_ignore_ascii_case("cniDir") {
+                needed.cni_dir = map.next_value::<Option<_>>()?.or(needed.cni_dir);
+            } else if key.eq_ignore_ascii_case("timeoutSeconds") {
+                needed.timeout_seconds = map.next_value::<Option<_>>()?.or(needed.timeout_seconds);
+            } else {
+                map.next_value::<IgnoredAny>()?;
+            }
+        }
+        Ok(needed)
+    }
 }
 
 /// Has the agent carry out the request that this process's environment and stdin make, if there is one that takes it in time.
@@ -56,7 +89,7 @@ pub fn ask(stdin: &[u8], id: &str) -> Asked {
         return Asked::NotAnswered("no agentSocket".to_owned());
     }
     let timeout = Duration::from_secs(needed.timeout_seconds.unwrap_or(TIMEOUT_SECONDS));
-    let state_dir = Path::new(needed.cni_dir.as_deref().unwrap_or(STATE_DIR));
+    let state_dir = Path::new(needed.cni_dir.as_deref().filter(|path| !path.is_empty()).unwrap_or(STATE_DIR));
     let at = |step: &str, error: &io::Error| Asked::NotAnswered(format!("{}: {step}: {error}", path.display()));
     let limit = Instant::now() + TAKE_TIME;
     let mut stream = match open(path) {
@@ -212,6 +245,18 @@ fn dechunked(mut bytes: &[u8]) -> Option<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_asking_needs_is_what_the_configuration_says() {
+        let text = r#"{"AgentSocket": "", "delegates": [{"cniDir": "/x"}], "CNIDIR": "/s", "cnidir": null, "timeoutSeconds": 5}"#;
+        let needed =
+            Needed { agent_socket: Some(String::new()), cni_dir: Some("/s".to_owned()), timeout_seconds: Some(5) };
+        assert_eq!(serde_json::from_str::<Needed>(text).unwrap(), needed);
+        assert_eq!(serde_json::from_str::<Needed>("{}").unwrap(), Needed::default());
+        for wrong in ["", "[]", r#"{"agentSocket": 3}"#, r#"{"timeoutSeconds": -1}"#] {
+            assert!(serde_json::from_str::<Needed>(wrong).is_err(), "{wrong}");
+        }
+    }
 
     #[test]
     fn a_body_counts_only_with_its_end() {
