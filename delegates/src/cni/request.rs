@@ -552,7 +552,7 @@ mod tests {
             }
         }
         let env = environment("VERSION", &[("CNI_PATH", ""), ("CNI_CONTAINERID", "")]);
-        let (text, ok) = answer(&env, &mut Untouchable, |_| panic!("VERSION must not reach the handler"));
+        let Answer { text, ok } = answer(&env, &mut Untouchable, |_| panic!("VERSION must not reach the handler"));
         assert!(ok);
         assert_eq!(
             text,
