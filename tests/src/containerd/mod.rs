@@ -28,6 +28,8 @@ mod machine;
 
 /// How long a start may take.
 const ENOUGH: Duration = Duration::from_secs(20);
+/// Where libcni keeps its notes.
+const NOTES: &str = "/var/lib/cni/results";
 
 /// A runtime on a node. With it go its pods, its namespaces and its control groups.
 #[derive(Debug)]
@@ -84,6 +86,7 @@ impl Containerd {
     /// Starts the runtime again after it was killed.
     pub fn restart(&mut self) {
         self.daemon.end();
+        self.drop_torn_notes();
         self.daemon = Daemon::start(&self.folder, &self.env, &self.machine);
         self.wait_until_it_answers();
     }
@@ -183,15 +186,27 @@ impl Containerd {
     /// When there is none.
     #[must_use]
     pub fn note(&self, network: &str, id: &str) -> Value {
-        let file = self.machine.path(&format!("/var/lib/cni/results/{network}-{id}-eth0"));
+        let file = self.machine.path(&format!("{NOTES}/{network}-{id}-eth0"));
         serde_json::from_slice(&fs::read(file).expect("the runtime's note")).expect("JSON")
+    }
+
+    /// The runtime writes its notes in place. One that is cut off by its death is a fault of its own: it never again lets
+    /// the sandbox be stopped (libcni, "failed to get network cached result") until somebody removes the file.
+    fn drop_torn_notes(&self) {
+        let notes = fs::read_dir(self.machine.path(NOTES)).into_iter().flatten().flatten();
+        for note in notes.map(|entry| entry.path()) {
+            let is_torn = fs::read(&note).is_ok_and(|text| serde_json::from_slice::<Value>(&text).is_err());
+            if is_torn {
+                fs::remove_file(&note).expect("a note to remove");
+            }
+        }
     }
 
     /// What pods have left on the node that only a runtime makes: network namespaces, its notes of results, control
     /// groups.
     #[must_use]
     pub fn leftovers(&self) -> Vec<PathBuf> {
-        let folders = ["/run/netns", "/var/lib/cni/results"];
+        let folders = ["/run/netns", NOTES];
         let files = |folder: &str| {
             let entries = fs::read_dir(self.machine.path(folder)).into_iter().flatten().flatten();
             entries.map(|entry| entry.path()).collect::<Vec<_>>()
