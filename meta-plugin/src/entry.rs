@@ -14,17 +14,17 @@ use musubi_delegates::sys;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
 
-/// What a program ends with whose main thread has panicked.
-const PANICKED: i32 = 101;
+/// What the program ends with when its main thread has panicked, as with Rust's runtime, or could not even begin.
+const FAULT: i32 = 101;
 
 /// Arguments are read where [`std::env`] has them from: the GNU C library hands them to it before this.
 #[unsafe(no_mangle)]
 pub extern "C" fn main() -> c_int {
     sys::ignore_broken_pipes();
     if fill_standard_streams().is_err() {
-        return PANICKED;
+        return FAULT;
     }
-    catch_unwind(crate::start).map_or(PANICKED, number)
+    catch_unwind(crate::start).map_or(FAULT, number)
 }
 
 /// Whoever starts us with a standard stream closed would have the next file that is opened take its place, and what is
@@ -41,5 +41,5 @@ fn fill_standard_streams() -> io::Result<()> {
 
 /// The number of an exit code, which tells it to Rust's runtime alone.
 fn number(code: ExitCode) -> i32 {
-    (0..=u8::MAX).find(|number| ExitCode::from(*number) == code).map_or(PANICKED, i32::from)
+    (0..=u8::MAX).find(|number| ExitCode::from(*number) == code).map_or(FAULT, i32::from)
 }

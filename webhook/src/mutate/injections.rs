@@ -2,6 +2,7 @@
 //! the form of its ConfigMap, read from a file that somebody mounts.
 
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -52,7 +53,14 @@ impl Injections {
 
     /// Takes what the file says, where that is not known; what it said.
     fn look(&self, file: &Path, known: Option<String>) -> Option<String> {
-        let text = std::fs::read_to_string(file).unwrap_or_default();
+        let text = match std::fs::read_to_string(file) {
+            Ok(text) => text,
+            Err(error) if error.kind() == ErrorKind::NotFound => String::new(),
+            Err(error) => {
+                tracing::warn!("injections {}: {error}", file.display());
+                return known;
+            }
+        };
         if known.as_ref() == Some(&text) {
             return known;
         }
@@ -102,5 +110,32 @@ impl Injections {
     /// Those of a text.
     pub(super) fn parse(text: &str) -> Result<Self, String> {
         read(text).map(|read| Self(Arc::new(RwLock::new(read))))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_read_leaves_those_that_were_there_and_no_file_is_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("config.json");
+        let written = json!({"x": {"op": "add", "path": "/metadata/annotations", "value": {"k": "v"}}});
+        std::fs::write(&file, json!({"user-defined-injections": written}).to_string()).unwrap();
+        let injections = Injections::default();
+        let annotations = || injections.of(&json!({"metadata": {"labels": {"x": "true"}}})).len();
+        let known = injections.look(&file, None);
+        assert_eq!(annotations(), 1);
+        let known = injections.look(folder.path(), known);
+        assert_eq!(annotations(), 1, "a folder cannot be read");
+        std::fs::write(&file, "{").unwrap();
+        let known = injections.look(&file, known);
+        assert_eq!(annotations(), 1, "half a file says nothing");
+        std::fs::remove_file(&file).unwrap();
+        injections.look(&file, known);
+        assert_eq!(annotations(), 0);
     }
 }
