@@ -187,6 +187,8 @@ impl Scene {
             file.starts_with(self.node.reservations().to_str().unwrap())
                 && fs::metadata(file).is_ok_and(|m| m.len() == 0)
         };
+        // The agent, looking for what there is to do for a container, holds its lock for a moment, be it after DEL.
+        until(&format!("{case}: every lock is gone"), || files(self.node.state().join("locks")).is_empty());
         let mut left = self.node.leftover_files();
         left.retain(|file| !is_empty_reservation(file));
         left.extend(files(self.node.state().join("pending")).iter().map(|f| f.display().to_string()));

@@ -11,7 +11,7 @@ use musubi_tests::kubelet::Kubelet;
 use musubi_tests::node::{Node, Sandbox, link, link_names};
 use serde_json::{Value, json};
 
-use crate::scene::{Scene, files, masqueraded};
+use crate::scene::{Scene, files, masqueraded, until};
 
 /// Interfaces of `web` that its status tells of.
 const INTERFACES: [&str; 7] = ["eth0", "net1", "net2", "net3", "net4", "net5", "net6"];
@@ -142,6 +142,9 @@ impl Stage {
     pub fn is_gone(&self, sandbox: &Sandbox, case: &str) {
         assert_eq!(link_names(&sandbox.netns), ["lo"], "{case}");
         let own = format!("/{}", sandbox.id);
+        // An agent that looks for what there is to do for it holds its lock for a moment, be it after DEL.
+        let lock = self.scene.node.state().join("locks").join(&sandbox.id);
+        until(&format!("{case}: the lock is gone"), || !lock.exists());
         let mut left = self.scene.node.leftover_files();
         left.extend(files(self.scene.node.folder().join("devinfo/cni")).iter().map(|file| file.display().to_string()));
         let holds = |file: &String| std::fs::read_to_string(file).is_ok_and(|text| text.starts_with(&sandbox.id));
