@@ -36,7 +36,7 @@ pub const COMMON_KEYS: &[&str] = &[
 #[must_use]
 pub fn unknown_keys(conf: &NetConf, known: &[&str]) -> Vec<String> {
     let known: Vec<&str> = known.iter().chain(COMMON_KEYS).copied().collect();
-    conf.view().unknown(&known).into_iter().map(|key| format!("key \"{key}\" is not known and is ignored")).collect()
+    conf.view().warn_of_unknown(&known)
 }
 
 /// Reads an MTU: absent and 0 leave it to the kernel; others are 68 (the least IPv4 allows, RFC 791) to 65535 bytes.

@@ -3,8 +3,8 @@
 
 use crate::cni::{CniError, CniResult, ConfigError, Dns, NetConf, ValidAttachment, View, code};
 use crate::configure::Settings;
-use crate::delegate::{Added, Attachment, Context, Delegate, OwnedLink, Side};
-use crate::interface::{self, Fitting};
+use crate::delegate::{Added, Attachment, Context, Delegate, OwnedLink};
+use crate::interface;
 use crate::ipam::Ipam;
 use crate::netlink::link::data_u16;
 use crate::on_master::{self, Kind, Master};
@@ -85,23 +85,13 @@ impl Delegate for Ipvlan {
         let chained = self.chained_addresses(at)?;
         let master = self.master.find(at, self.chained_master(at)?)?;
         let link = master.create(at, KIND, None, self.mtu, |data| data.u16(DATA_MODE, self.mode as u16))?;
-        interface::complete(at, vec![OwnedLink::of(Side::Pod, &link)], || {
-            let fitting = Fitting {
-                ipam: self.ipam.as_ref(),
-                interfaces: vec![interface::described(&link, at.sandbox())],
-                position: 0,
-                settings: Settings { announce_v6: true, ..Settings::default() },
-                open: &|| Ok(()),
-            };
-            let result = fitting.fit(at, &link, |result| {
-                if let Some(previous) = chained {
-                    result.ips = previous.ips.clone();
-                    result.ips.iter_mut().for_each(|ip| ip.interface = Some(0));
-                    result.routes = previous.routes.clone();
-                }
-                Ok(())
-            })?;
-            Ok(CniResult { dns: self.dns.clone(), ..result })
+        let settings = Settings { announce_v6: true, ..Settings::default() };
+        on_master::complete(at, &link, self.ipam.as_ref(), settings, &self.dns, |result| {
+            if let Some(previous) = chained {
+                result.ips = previous.ips.clone();
+                result.ips.iter_mut().for_each(|ip| ip.interface = Some(0));
+                result.routes = previous.routes.clone();
+            }
         })
     }
 
@@ -110,14 +100,7 @@ impl Delegate for Ipvlan {
             ipam.check(at)?;
         }
         let link = self.master.check(at, KIND, result)?;
-        if data_u16(link.data(), DATA_MODE) != Some(self.mode as u16) {
-            let mode = format!("{:?}", self.mode).to_lowercase();
-            return Err(CniError::new(
-                code::DELEGATE,
-                format!("interface \"{}\" is not in mode {mode} any more", at.interface),
-            ));
-        }
-        Ok(())
+        on_master::verify_mode(at, data_u16(link.data(), DATA_MODE) == Some(self.mode as u16), self.mode)
     }
 
     /// Needs no master: it may be gone, or never have been there.

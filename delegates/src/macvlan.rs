@@ -1,13 +1,13 @@
 //! `macvlan`: an interface with a MAC of its own on top of a link of the host, or of the pod. Takes the keys of the
 //! reference plugin; without `ipam` it is layer 2 alone.
 
-use crate::cni::{CniError, CniResult, ConfigError, Dns, NetConf, ValidAttachment, View, code};
+use crate::cni::{CniError, CniResult, ConfigError, Dns, NetConf, ValidAttachment, View};
 use crate::configure::Settings;
-use crate::delegate::{Added, Attachment, Context, Delegate, OwnedLink, Side};
-use crate::interface::{self, Fitting};
+use crate::delegate::{Added, Attachment, Context, Delegate, OwnedLink};
+use crate::interface;
 use crate::ipam::Ipam;
+use crate::netlink::MacAddress;
 use crate::netlink::link::data_u32;
-use crate::netlink::{Link, LinkChange, MacAddress};
 use crate::on_master::{self, Kind, Master};
 use crate::uses::{self, Uses};
 
@@ -104,18 +104,8 @@ impl Delegate for Macvlan {
                 None => data,
             }
         })?;
-        interface::complete(at, vec![OwnedLink::of(Side::Pod, &link)], || {
-            let link = with_mac(at, link.clone(), mac)?;
-            let fitting = Fitting {
-                ipam: self.ipam.as_ref(),
-                interfaces: vec![interface::described(&link, at.sandbox())],
-                position: 0,
-                settings: Settings { announce_v6: true, ..Settings::default() },
-                open: &|| Ok(()),
-            };
-            let result = fitting.fit(at, &link, |_| Ok(()))?;
-            Ok(CniResult { dns: self.dns.clone(), ..result })
-        })
+        let settings = Settings { announce_v6: true, ..Settings::default() };
+        on_master::complete(at, &link, self.ipam.as_ref(), settings, &self.dns, |_| ())
     }
 
     fn check(&self, at: &Attachment<'_>, result: &CniResult) -> Result<(), CniError> {
@@ -123,14 +113,7 @@ impl Delegate for Macvlan {
             ipam.check(at)?;
         }
         let link = self.master.check(at, KIND, result)?;
-        if data_u32(link.data(), DATA_MODE) != Some(self.mode as u32) {
-            let mode = format!("{:?}", self.mode).to_lowercase();
-            return Err(CniError::new(
-                code::DELEGATE,
-                format!("interface \"{}\" is not in mode {mode} any more", at.interface),
-            ));
-        }
-        Ok(())
+        on_master::verify_mode(at, data_u32(link.data(), DATA_MODE) == Some(self.mode as u32), self.mode)
     }
 
     fn detach(&self, at: &Attachment<'_>) -> Result<Vec<OwnedLink>, CniError> {
@@ -148,19 +131,6 @@ impl Delegate for Macvlan {
 
     fn gc(&self, cx: &Context<'_>, valid: &[ValidAttachment]) -> Result<(), CniError> {
         interface::ipam_gc(self.ipam.as_ref(), cx, valid)
-    }
-}
-
-/// A passthru link is born with its master's MAC whatever was asked for; another is set after, and the kernel gives it to
-/// the master as well until the link is gone.
-fn with_mac(at: &Attachment<'_>, link: Link, wanted: Option<MacAddress>) -> Result<Link, CniError> {
-    match wanted {
-        Some(mac) if link.mac != Some(mac) => {
-            let change = LinkChange::of(link.index, format!("set MAC {mac} of interface \"{}\"", link.name));
-            at.pod()?.netlink.request(change.attr(libc::IFLA_ADDRESS, mac).request())?;
-            Ok(Link { mac: Some(mac), ..link })
-        }
-        _ => Ok(link),
     }
 }
 

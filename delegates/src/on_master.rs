@@ -1,14 +1,17 @@
 //! What macvlan, ipvlan and vlan do alike: each is a link of its own on top of another, the master, which is found on the
 //! host or in the pod. What sets a kind apart stays in its own file.
 
+use std::fmt::Debug;
+
 use nix::errno::Errno;
 
-use crate::cni::{CniError, CniResult, ConfigError, View, code};
-use crate::configure;
-use crate::delegate::{Attachment, Context};
-use crate::interface;
+use crate::cni::{CniError, CniResult, ConfigError, Dns, View, code};
+use crate::configure::{self, Settings};
+use crate::delegate::{Added, Attachment, Context, OwnedLink, Side};
+use crate::interface::{self, Fitting};
+use crate::ipam::Ipam;
 use crate::netlink::message::Message;
-use crate::netlink::{self, Link, MacAddress};
+use crate::netlink::{self, Link, LinkChange, MacAddress};
 use crate::netns::Namespace;
 
 /// Keys of all three kinds.
@@ -94,6 +97,42 @@ impl Master {
     }
 }
 
+/// Ends the ADD of such a link, which is all that its attachment has: IPAM, `adjust` to complete the result, and the link as
+/// it is to be. When a step fails the link is deleted again.
+///
+/// # Errors
+/// The step that failed.
+pub fn complete(
+    at: &Attachment<'_>,
+    link: &Link,
+    ipam: Option<&Ipam>,
+    settings: Settings,
+    dns: &Dns,
+    adjust: impl FnOnce(&mut CniResult),
+) -> Result<Added, CniError> {
+    interface::complete(at, vec![OwnedLink::of(Side::Pod, link)], || {
+        let interfaces = vec![interface::described(link, at.sandbox())];
+        let fitting = Fitting { ipam, interfaces, position: 0, settings, open: &|| Ok(()) };
+        let adjust = |result: &mut CniResult| {
+            adjust(result);
+            Ok(())
+        };
+        Ok(CniResult { dns: dns.clone(), ..fitting.fit(at, link, adjust)? })
+    })
+}
+
+/// CHECK of a link's mode.
+///
+/// # Errors
+/// It has another.
+pub fn verify_mode(at: &Attachment<'_>, is_in_it: bool, mode: impl Debug) -> Result<(), CniError> {
+    if is_in_it {
+        return Ok(());
+    }
+    let mode = format!("{mode:?}").to_lowercase();
+    Err(CniError::new(code::DELEGATE, format!("interface \"{}\" is not in mode {mode} any more", at.interface)))
+}
+
 impl Found<'_> {
     /// Refuses an MTU that the link below cannot carry.
     ///
@@ -114,9 +153,11 @@ impl Found<'_> {
     }
 
     /// Makes a link of a kind on top of this one, in the pod under its final name. `data` appends what the kind needs.
+    /// One that is born with another MAC than the wanted one, as in mode passthru of macvlan, is given that after; the kernel
+    /// gives it to the master as well until the link is gone.
     ///
     /// # Errors
-    /// The kernel's refusal; the name is taken in the pod.
+    /// The kernel's refusal, after which there is no link; the name is taken in the pod.
     pub fn create(
         &self,
         at: &Attachment<'_>,
@@ -125,12 +166,19 @@ impl Found<'_> {
         mtu: Option<u32>,
         data: impl Fn(Message) -> Message,
     ) -> Result<Link, CniError> {
-        interface::create_in_pod(
+        let link = interface::create_in_pod(
             at,
             self.namespace,
             |link| link.mac(mac).mtu(mtu).parent(self.link.index).of_kind(kind.name, &data),
             |error| self.refused(kind, error),
-        )
+        )?;
+        let Some(wanted) = mac.filter(|mac| link.mac != Some(*mac)) else { return Ok(link) };
+        let change = LinkChange::of(link.index, format!("set MAC {wanted} of interface \"{}\"", link.name));
+        let pod = at.pod()?;
+        match pod.netlink.request(change.attr(libc::IFLA_ADDRESS, wanted).request()) {
+            Ok(()) => Ok(Link { mac, ..link }),
+            Err(error) => Err(interface::undone(error.into(), OwnedLink::of(Side::Pod, &link).delete(pod))),
+        }
     }
 
     fn refused(&self, kind: Kind, error: netlink::Error) -> CniError {

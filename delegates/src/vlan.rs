@@ -2,8 +2,8 @@
 
 use crate::cni::{CniError, CniResult, ConfigError, Dns, NetConf, ValidAttachment, code};
 use crate::configure::Settings;
-use crate::delegate::{Added, Attachment, Context, Delegate, OwnedLink, Side};
-use crate::interface::{self, Fitting};
+use crate::delegate::{Added, Attachment, Context, Delegate, OwnedLink};
+use crate::interface;
 use crate::ipam::Ipam;
 use crate::netlink::link::data_u16;
 use crate::on_master::{self, Kind, Master};
@@ -72,17 +72,7 @@ impl Delegate for Vlan {
                 .with_details("a VLAN comes up only on a link that is up: ip link set up"));
         }
         let link = master.create(at, KIND, None, self.mtu, |data| data.u16(DATA_ID, self.id))?;
-        interface::complete(at, vec![OwnedLink::of(Side::Pod, &link)], || {
-            let fitting = Fitting {
-                ipam: Some(&self.ipam),
-                interfaces: vec![interface::described(&link, at.sandbox())],
-                position: 0,
-                settings: Settings::default(),
-                open: &|| Ok(()),
-            };
-            let result = fitting.fit(at, &link, |_| Ok(()))?;
-            Ok(CniResult { dns: self.dns.clone(), ..result })
-        })
+        on_master::complete(at, &link, Some(&self.ipam), Settings::default(), &self.dns, |_| ())
     }
 
     fn check(&self, at: &Attachment<'_>, result: &CniResult) -> Result<(), CniError> {

@@ -366,6 +366,35 @@ fn start_time(pid: u32) -> Option<u64> {
 }
 
 #[cfg(test)]
+impl Record {
+    /// One of this boot that is still being added, without a pod or an attachment: what a test begins with.
+    pub(crate) fn begun(key: &Key) -> Self {
+        Self {
+            version: VERSION,
+            container_id: key.container_id.clone(),
+            network: key.network.clone(),
+            interface: key.interface.clone(),
+            pod: None,
+            netns: PathBuf::from("/run/netns/x"),
+            namespace: NamespaceId { cookie: Some(1), device: 4, inode: 5 },
+            boot_id: boot_id(),
+            group: key.group(),
+            state: State::Adding,
+            since: now(),
+            manifest_dir: None,
+            args: String::new(),
+            path: Vec::new(),
+            request_id: String::new(),
+            worker: None,
+            running: None,
+            failed_deletes: 0,
+            status_pending: false,
+            attachments: Vec::new(),
+        }
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

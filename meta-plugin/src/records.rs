@@ -264,35 +264,9 @@ fn read_file(file: &Path, key: &Key) -> Result<Option<Stored>, CniError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::{NamespaceId, boot_id, now};
 
     fn key(container_id: &str, interface: &str, network: &str) -> Key {
         Key { container_id: container_id.into(), interface: interface.into(), network: network.into() }
-    }
-
-    fn record(key: &Key) -> Record {
-        Record {
-            version: VERSION,
-            container_id: key.container_id.clone(),
-            network: key.network.clone(),
-            interface: key.interface.clone(),
-            pod: None,
-            netns: PathBuf::from("/run/netns/x"),
-            namespace: NamespaceId { cookie: Some(1), device: 4, inode: 5 },
-            boot_id: boot_id(),
-            group: key.group(),
-            state: State::Adding,
-            since: now(),
-            manifest_dir: None,
-            args: String::new(),
-            path: Vec::new(),
-            request_id: String::new(),
-            worker: None,
-            running: None,
-            failed_deletes: 0,
-            status_pending: false,
-            attachments: Vec::new(),
-        }
     }
 
     #[test]
@@ -303,7 +277,7 @@ mod tests {
             [key("c1", "eth0", "net"), key("c1", "eth0", "net.b"), key("c1", "eth1", "net"), key("c2", "eth0", "net")];
         assert!(records.all().unwrap().is_empty() && records.read(&keys[0]).unwrap().is_none(), "no folder yet");
         for key in &keys {
-            records.write(&record(key), true).unwrap();
+            records.write(&Record::begun(key), true).unwrap();
         }
         let all: Vec<Key> = records.all().unwrap().iter().map(Stored::key).collect();
         assert_eq!(all, [&keys[0], &keys[1], &keys[2], &keys[3]].map(Clone::clone));
@@ -320,7 +294,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let key = key("c1", "eth0", "net");
         for _ in 0..2 {
-            Records::of(folder.path()).write(&record(&key), false).unwrap();
+            Records::of(folder.path()).write(&Record::begun(&key), false).unwrap();
             let mode = fs::metadata(folder.path().join("records/c1:eth0:net.json")).unwrap().permissions().mode();
             assert_eq!(mode & 0o777, 0o600);
         }
@@ -331,7 +305,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let records = Records::of(folder.path());
         let key = key("c1", "eth0", "net");
-        records.write(&record(&key), false).unwrap();
+        records.write(&Record::begun(&key), false).unwrap();
         records.orphan(&key).unwrap();
         assert!(records.all().unwrap().is_empty());
         assert_eq!(records.orphaned().unwrap().iter().map(Stored::key).collect::<Vec<_>>(), std::slice::from_ref(&key));
@@ -345,7 +319,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let records = Records::of(folder.path());
         let key = key("c1", "eth0", "net");
-        records.write(&record(&key), false).unwrap();
+        records.write(&Record::begun(&key), false).unwrap();
         let file = folder.path().join("records/c1:eth0:net.json");
         let whole = fs::read_to_string(&file).unwrap();
         let rows = [
@@ -372,7 +346,7 @@ mod tests {
     fn files_that_are_no_records_are_passed_over() {
         let folder = tempfile::tempdir().unwrap();
         let records = Records::of(folder.path());
-        records.write(&record(&key("c1", "eth0", "net")), false).unwrap();
+        records.write(&Record::begun(&key("c1", "eth0", "net")), false).unwrap();
         for name in [".tmpAbCdEf", "c1.json", "c1:eth0.json", "c1:eth0:net.json.bak"] {
             fs::write(folder.path().join("records").join(name), "{}").unwrap();
         }
@@ -383,7 +357,7 @@ mod tests {
     fn a_folder_that_cannot_be_written_is_said_with_its_name() {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("records"), "a file").unwrap();
-        let error = Records::of(folder.path()).write(&record(&key("c1", "eth0", "net")), false).unwrap_err();
+        let error = Records::of(folder.path()).write(&Record::begun(&key("c1", "eth0", "net")), false).unwrap_err();
         assert_eq!(error.code, code::IO);
         assert!(error.msg.contains("records/c1:eth0:net.json") && error.details.contains("cniDir"), "{error}");
     }

@@ -5,21 +5,17 @@ use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use crate::node::{Node, musubi};
-
-/// How long an agent may take to start or to stop.
-const ENOUGH: Duration = Duration::from_secs(20);
+use crate::process::Process;
 
 /// A running agent.
 #[derive(Debug)]
 pub struct Agent {
-    child: Child,
+    process: Process,
     folder: PathBuf,
 }
 
@@ -110,7 +106,7 @@ impl Agent {
     /// When it does not answer.
     #[must_use]
     pub fn start_by(node: &Node, config: &Value, container: &[&str], spawn: impl FnOnce(Command) -> Child) -> Self {
-        let agent = Self { child: spawn(command(node, config, container)), folder: folder(node) };
+        let agent = Self::of(node, spawn(command(node, config, container)));
         agent.wait_until_it_answers();
         agent
     }
@@ -150,7 +146,12 @@ impl Agent {
         let mut command = command(node, config, &[]);
         command.stderr(log);
         let child = node.host.enter(|| command.spawn().expect("start the agent"));
-        Self { child, folder: folder(node) }
+        Self::of(node, child)
+    }
+
+    fn of(node: &Node, child: Child) -> Self {
+        let folder = folder(node);
+        Self { process: Process::of(child, folder.join("log")), folder }
     }
 
     /// Waits until it answers.
@@ -164,13 +165,13 @@ impl Agent {
     /// Its process id.
     #[must_use]
     pub fn pid(&self) -> u32 {
-        self.child.id()
+        self.process.pid()
     }
 
     /// What it has logged so far.
     #[must_use]
     pub fn log(&self) -> String {
-        fs::read_to_string(self.folder.join("log")).unwrap_or_default()
+        self.process.log()
     }
 
     /// Waits until something is so.
@@ -178,11 +179,7 @@ impl Agent {
     /// # Panics
     /// When it does not become so.
     pub fn until(&self, what: &str, mut is_so: impl FnMut(&Self) -> bool) {
-        let deadline = Instant::now() + ENOUGH;
-        while !is_so(self) {
-            assert!(Instant::now() < deadline, "still not so: {what}; log:\n{}", self.log());
-            std::thread::sleep(Duration::from_millis(5));
-        }
+        self.process.until(what, || is_so(self));
     }
 
     /// Asks for a path.
@@ -224,8 +221,7 @@ impl Agent {
     /// # Panics
     /// When it cannot be sent.
     pub fn signal(&self, signal: Signal) {
-        let pid = Pid::from_raw(i32::try_from(self.child.id()).expect("a process id"));
-        kill(pid, signal).expect("a running agent");
+        self.process.signal(signal);
     }
 
     /// Tells it to stop and waits for its end; whether it ended well.
@@ -233,24 +229,8 @@ impl Agent {
     /// # Panics
     /// When it does not end.
     #[must_use]
-    pub fn stop(mut self) -> bool {
-        self.signal(Signal::SIGTERM);
-        let deadline = Instant::now() + ENOUGH;
-        loop {
-            if let Some(status) = self.child.try_wait().expect("its status") {
-                return status.success();
-            }
-            assert!(Instant::now() < deadline, "it does not stop; log:\n{}", self.log());
-            std::thread::sleep(Duration::from_millis(5));
-        }
-    }
-}
-
-/// Kills it.
-impl Drop for Agent {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+    pub fn stop(self) -> bool {
+        self.process.stop()
     }
 }
 

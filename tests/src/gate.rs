@@ -5,14 +5,12 @@ use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
@@ -21,18 +19,19 @@ use tempfile::TempDir;
 
 use crate::api_server::ApiServer;
 use crate::cluster::Cluster;
+use crate::process::Process;
 
 /// The name that its certificates bear.
 pub const NAME: &str = "musubi-webhook.kube-system.svc";
-/// How long something may take to become so.
+/// How long an answer may take.
 const ENOUGH: Duration = Duration::from_secs(20);
 
 /// A running admission server.
 #[derive(Debug)]
 pub struct Gate {
-    child: Child,
+    process: Process,
     address: SocketAddr,
-    folder: TempDir,
+    _folder: TempDir,
 }
 
 /// What it answered.
@@ -136,16 +135,16 @@ impl Gate {
     }
 
     fn launch(folder: TempDir, kubeconfig: &Path, address: IpAddr, options: &[&str]) -> Self {
-        let log = File::create(folder.path().join("log")).expect("a log");
+        let log = folder.path().join("log");
         let mut command = Command::new(program());
         command.arg(format!("--listen={}", SocketAddr::new(address, 0)));
         command.arg("--kubeconfig").arg(kubeconfig).args(options);
         if !options.iter().any(|option| option.starts_with("--log-level")) {
             command.arg("--log-level=debug");
         }
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
-        let child = command.spawn().expect("start the program");
-        let mut gate = Self { child, address: SocketAddr::new(address, 0), folder };
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(File::create(&log).expect("a log"));
+        let process = Process::of(command.spawn().expect("start the program"), log);
+        let mut gate = Self { process, address: SocketAddr::new(address, 0), _folder: folder };
         gate.until("it listens", || gate.listens_on().is_some());
         gate.address = gate.listens_on().expect("it listens");
         gate
@@ -166,25 +165,21 @@ impl Gate {
     /// Its process id.
     #[must_use]
     pub fn pid(&self) -> u32 {
-        self.child.id()
+        self.process.pid()
     }
 
     /// What it has logged so far.
     #[must_use]
     pub fn log(&self) -> String {
-        fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
+        self.process.log()
     }
 
     /// Waits until something is so.
     ///
     /// # Panics
     /// When it does not become so.
-    pub fn until(&self, what: &str, mut is_so: impl FnMut() -> bool) {
-        let deadline = Instant::now() + ENOUGH;
-        while !is_so() {
-            assert!(Instant::now() < deadline, "still not so: {what}; log:\n{}", self.log());
-            std::thread::sleep(Duration::from_millis(10));
-        }
+    pub fn until(&self, what: &str, is_so: impl FnMut() -> bool) {
+        self.process.until(what, is_so);
     }
 
     /// Asks for a path, whoever signed the certificate, as kubelet's probes do.
@@ -218,25 +213,8 @@ impl Gate {
     /// # Panics
     /// When it does not end.
     #[must_use]
-    pub fn stop(mut self) -> bool {
-        let pid = Pid::from_raw(i32::try_from(self.child.id()).expect("a process id"));
-        kill(pid, Signal::SIGTERM).expect("a running program");
-        let deadline = Instant::now() + ENOUGH;
-        loop {
-            if let Some(status) = self.child.try_wait().expect("its status") {
-                return status.success();
-            }
-            assert!(Instant::now() < deadline, "it does not stop; log:\n{}", self.log());
-            std::thread::sleep(Duration::from_millis(5));
-        }
-    }
-}
-
-/// Kills it.
-impl Drop for Gate {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+    pub fn stop(self) -> bool {
+        self.process.stop()
     }
 }
 

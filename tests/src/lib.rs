@@ -12,6 +12,7 @@ pub mod kubelet;
 pub mod mutations;
 pub mod netns;
 pub mod node;
+pub mod process;
 pub mod recorded;
 pub mod relay;
 pub mod sandboxes;

@@ -142,6 +142,12 @@ impl<'a> View<'a> {
         self.keys().filter(|key| !known.iter().any(|k| k.eq_ignore_ascii_case(key))).map(|key| self.path(key)).collect()
     }
 
+    /// A warning for each of them.
+    pub fn warn_of_unknown(&self, known: &[&str]) -> Vec<String> {
+        let warning = |path| format!("key \"{path}\" is not known and is ignored");
+        self.unknown(known).into_iter().map(warning).collect()
+    }
+
     /// The whole path of `k`.
     pub fn path(&self, k: &str) -> String {
         if self.path.is_empty() { k.to_owned() } else { format!("{}.{k}", self.path) }

@@ -33,7 +33,7 @@ impl HostLocal {
         let view = conf.view();
         let ipam = parts::ipam(&view)?;
         let folder = folder(conf, &ipam)?;
-        let mut warnings = ipam.unknown(KEYS).into_iter().map(parts::unknown_key).collect();
+        let mut warnings = ipam.warn_of_unknown(KEYS);
         let pools = pools(&view, &ipam, &mut warnings)?;
         check_overlaps(&pools)?;
         let is_ipv4 = pools.iter().map(|pool| pool.ranges.is_ipv4());
@@ -105,7 +105,7 @@ fn pool(value: &Value, path: String, warnings: &mut Vec<String>) -> Result<Pool,
             return Err(ConfigError::new(path, r#"must be an object, as {"subnet": "10.1.0.0/16"}"#));
         };
         let view = View::of(map, path);
-        warnings.extend(view.unknown(RANGE_KEYS).into_iter().map(parts::unknown_key));
+        warnings.extend(view.warn_of_unknown(RANGE_KEYS));
         ranges.push(range(&view)?);
     }
     let ranges = RangeSet::new(ranges).map_err(|(position, problem)| match list.is_empty() {
@@ -318,10 +318,10 @@ mod tests {
         assert_eq!(
             parsed.warnings(),
             [
-                "ipam.Subnets: unknown key, ignored",
+                "key \"ipam.Subnets\" is not known and is ignored",
                 "ipam.gateway: ignored without subnet beside it",
-                "ipam.ranges[0][0].range: unknown key, ignored",
-                "ipam.routes[0].metric: unknown key, ignored",
+                "key \"ipam.ranges[0][0].range\" is not known and is ignored",
+                "key \"ipam.routes[0].metric\" is not known and is ignored",
             ]
         );
         assert_eq!(parsed.pools[0].to_string(), "10.1.0.9-10.1.0.254");

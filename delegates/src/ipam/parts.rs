@@ -13,11 +13,6 @@ pub fn ipam<'a>(view: &View<'a>) -> Result<View<'a>, ConfigError> {
     view.object("ipam")?.ok_or_else(|| view.error("ipam", "is missing: write an object with a type"))
 }
 
-/// The warning about a key that neither we nor the reference know.
-pub fn unknown_key(path: String) -> String {
-    format!("{path}: unknown key, ignored")
-}
-
 /// The `routes` of an `ipam`.
 ///
 /// # Errors
@@ -25,7 +20,7 @@ pub fn unknown_key(path: String) -> String {
 pub fn routes(ipam: &View<'_>, warnings: &mut Vec<String>) -> Result<Vec<Route>, ConfigError> {
     let mut routes = Vec::new();
     for view in ipam.objects("routes")? {
-        warnings.extend(view.unknown(ROUTE_KEYS).into_iter().map(unknown_key));
+        warnings.extend(view.warn_of_unknown(ROUTE_KEYS));
         let route = Route::parse(&view)?;
         if route.gw.is_some_and(|gw| gw.is_ipv4() != route.dst.addr().is_ipv4()) {
             return Err(view.error("gw", format!("is not of the family of {}", route.dst)));

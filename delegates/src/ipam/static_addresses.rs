@@ -38,7 +38,7 @@ impl Static {
     pub fn parse(conf: &NetConf) -> Result<Static, ConfigError> {
         let view = conf.view();
         let ipam = parts::ipam(&view)?;
-        let mut warnings: Vec<String> = ipam.unknown(KEYS).into_iter().map(parts::unknown_key).collect();
+        let mut warnings = ipam.warn_of_unknown(KEYS);
         let configured = configured(&ipam, &mut warnings)?;
         let by_args = requested(parts::args_ips(&view)?)?;
         let by_runtime = requested(parts::runtime_ips(&view)?)?;
@@ -113,7 +113,7 @@ impl Static {
 fn configured(ipam: &View<'_>, warnings: &mut Vec<String>) -> Result<Vec<IpConfig>, ConfigError> {
     let mut addresses = Vec::new();
     for view in ipam.objects("addresses")? {
-        warnings.extend(view.unknown(ADDRESS_KEYS).into_iter().map(parts::unknown_key));
+        warnings.extend(view.warn_of_unknown(ADDRESS_KEYS));
         let missing = || view.error("address", "is missing: write ADDRESS/PREFIX");
         let address = view.net("address")?.ok_or_else(missing)?;
         let gateway = view.ip("gateway")?.map(|gateway| gateway.to_canonical());
@@ -137,7 +137,7 @@ fn dns(ipam: &View<'_>, warnings: &mut Vec<String>) -> Result<Dns, ConfigError> 
     let Some(view) = ipam.object("dns")? else {
         return Ok(Dns::default());
     };
-    warnings.extend(view.unknown(DNS_KEYS).into_iter().map(parts::unknown_key));
+    warnings.extend(view.warn_of_unknown(DNS_KEYS));
     ipam.raw("dns").map_or(Ok(Dns::default()), Dns::parse).map_err(|error| error.under(&ipam.path("dns")))
 }
 
@@ -353,7 +353,7 @@ mod tests {
     fn keys_nobody_knows_are_warned_about() {
         let ipam = json!({"type": "static", "subnet": "10.0.0.0/8", "addresses": [{"address": "10.0.0.1/8", "mac": ""}], "dns": {"servers": []}});
         let parsed = Static::parse(&with(json!({"ipam": ipam}))).unwrap();
-        let unknown = |path: &str| format!("{path}: unknown key, ignored");
+        let unknown = |path: &str| format!("key \"{path}\" is not known and is ignored");
         assert_eq!(parsed.warnings(), ["ipam.subnet", "ipam.addresses[0].mac", "ipam.dns.servers"].map(unknown));
     }
 }

@@ -168,36 +168,20 @@ fn of_runtime(stored: &Stored) -> Option<&Record> {
 
 #[cfg(test)]
 mod tests {
-    use std::num::NonZeroU32;
-    use std::path::PathBuf;
-
     use super::*;
-    use crate::record::{NamespaceId, Running, VERSION, boot_id};
+    use crate::record::{NamespaceId, Running, boot_id};
 
     const MINUTE: Duration = Duration::from_secs(60);
 
     fn record(container: &str) -> Record {
+        let key = Key { container_id: container.into(), interface: "eth0".into(), network: "musubi".into() };
         Record {
-            version: VERSION,
-            container_id: container.to_owned(),
-            network: "musubi".to_owned(),
-            interface: "eth0".to_owned(),
-            pod: None,
-            netns: PathBuf::from("/run/netns/x"),
             namespace: NamespaceId { cookie: None, device: 4, inode: 5 },
             boot_id: String::new(),
-            group: NonZeroU32::MIN,
             state: State::Attached,
             since: 1000,
-            manifest_dir: None,
             args: "IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME=web;K8S_POD_UID=uid-1".to_owned(),
-            path: Vec::new(),
-            request_id: String::new(),
-            worker: None,
-            running: None,
-            failed_deletes: 0,
-            status_pending: false,
-            attachments: Vec::new(),
+            ..Record::begun(&key)
         }
     }
 

@@ -4,9 +4,10 @@
 use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 
 use super::{image, machine::Machine};
+use crate::process::Process;
 
 const RUNC: &str = "runc/usr/sbin/runc";
 
@@ -19,46 +20,22 @@ done
 exec RUNC "$@"
 "#;
 
-/// The process, killed with its value.
-#[derive(Debug)]
-pub struct Daemon(Child);
-
-impl Daemon {
-    /// Starts it on a machine, with these variables for the plugins it calls.
-    ///
-    /// # Panics
-    /// When `tests/setup.sh` has not fetched it.
-    #[must_use]
-    pub fn start(folder: &Path, env: &[(String, String)], machine: &Machine) -> Self {
-        let log = || File::options().create(true).append(true).open(log_file(folder)).expect("a log");
-        let containerd = program("containerd/usr/bin/containerd");
-        let tools = containerd.parent().expect("its folder").display();
-        let path = std::env::var("PATH").unwrap_or_default();
-        let mut daemon = Command::new(&containerd);
-        daemon.arg("--config").arg(folder.join("containerd.toml"));
-        // It looks for the program that stays with each pod, its shim, where programs are.
-        daemon.env("PATH", format!("{tools}:{path}")).envs(env.iter().cloned());
-        daemon.stdin(Stdio::null()).stdout(log()).stderr(log());
-        Self(machine.spawn(daemon))
-    }
-
-    /// Its number as the test sees it.
-    #[must_use]
-    pub fn pid(&self) -> u32 {
-        self.0.id()
-    }
-
-    /// Kills it, if it still runs.
-    pub fn end(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        self.end();
-    }
+/// Starts it on a machine, with these variables for the plugins it calls.
+///
+/// # Panics
+/// When `tests/setup.sh` has not fetched it.
+#[must_use]
+pub fn start(folder: &Path, env: &[(String, String)], machine: &Machine) -> Process {
+    let log = || File::options().create(true).append(true).open(log_file(folder)).expect("a log");
+    let containerd = program("containerd/usr/bin/containerd");
+    let tools = containerd.parent().expect("its folder").display();
+    let path = std::env::var("PATH").unwrap_or_default();
+    let mut daemon = Command::new(&containerd);
+    daemon.arg("--config").arg(folder.join("containerd.toml"));
+    // It looks for the program that stays with each pod, its shim, where programs are.
+    daemon.env("PATH", format!("{tools}:{path}")).envs(env.iter().cloned());
+    daemon.stdin(Stdio::null()).stdout(log()).stderr(log());
+    Process::of(machine.spawn(daemon), log_file(folder))
 }
 
 /// A program of those that `tests/setup.sh` unpacks.

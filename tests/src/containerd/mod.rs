@@ -5,7 +5,6 @@
 use std::fs;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
-use std::time::{Duration, Instant};
 
 use musubi_delegates::netns::Namespace;
 use nix::sys::signal::{Signal, kill};
@@ -14,9 +13,9 @@ use serde_json::Value;
 
 use crate::netns::Netns;
 use crate::node::{Node, musubi};
+use crate::process::Process;
 use cgroup::Cgroup;
 use cri::Cri;
-use daemon::Daemon;
 use machine::Machine;
 
 mod cgroup;
@@ -26,8 +25,6 @@ mod daemon;
 mod image;
 mod machine;
 
-/// How long a start may take.
-const ENOUGH: Duration = Duration::from_secs(20);
 /// Where libcni keeps its notes.
 const NOTES: &str = "/var/lib/cni/results";
 
@@ -36,7 +33,7 @@ const NOTES: &str = "/var/lib/cni/results";
 pub struct Containerd {
     /// The kubelet's connection.
     pub cri: Cri,
-    daemon: Daemon,
+    daemon: Process,
     machine: Machine,
     cgroup: Cgroup,
     folder: PathBuf,
@@ -67,7 +64,7 @@ impl Containerd {
         let (folder, env) = (node.folder().to_owned(), node.env.clone());
         let cgroup = Cgroup::named_after(&folder);
         let machine = Machine::boot(&node.host, &folder);
-        let daemon = Daemon::start(&folder, &env, &machine);
+        let daemon = daemon::start(&folder, &env, &machine);
         let cri = Cri::new(&daemon::socket(&folder), &cgroup.path());
         let booted = Self { cri, daemon, machine, cgroup, folder, env };
         booted.wait_until_it_answers();
@@ -87,7 +84,7 @@ impl Containerd {
     pub fn restart(&mut self) {
         self.daemon.end();
         self.drop_torn_notes();
-        self.daemon = Daemon::start(&self.folder, &self.env, &self.machine);
+        self.daemon = daemon::start(&self.folder, &self.env, &self.machine);
         self.wait_until_it_answers();
     }
 
@@ -217,7 +214,7 @@ impl Containerd {
     /// The runtime's log: each step it takes, each reason why it fails.
     #[must_use]
     pub fn log(&self) -> String {
-        fs::read_to_string(daemon::log_file(&self.folder)).unwrap_or_default()
+        self.daemon.log()
     }
 
     fn wait_until_it_answers(&self) {
@@ -244,11 +241,7 @@ impl Containerd {
         self.until("the image is there", || self.cri.has_image(image::NAME).is_ok_and(|has| has));
     }
 
-    fn until(&self, what: &str, mut is_so: impl FnMut() -> bool) {
-        let deadline = Instant::now() + ENOUGH;
-        while !is_so() {
-            assert!(Instant::now() < deadline, "still not so: {what}; containerd says:\n{}", self.log());
-            std::thread::sleep(Duration::from_millis(5));
-        }
+    fn until(&self, what: &str, is_so: impl FnMut() -> bool) {
+        self.daemon.until(what, is_so);
     }
 }

@@ -1,7 +1,6 @@
 //! The agent's part of the benchmark: our program in front of an agent and an API server, without the agent, the floor with
 //! its one PATCH, and what the agent takes of memory. The API server is the tests' own, in this process.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -17,9 +16,10 @@ use musubi_tests::cluster::Cluster;
 use musubi_tests::node::{Node, musubi};
 use serde_json::{Value, json};
 
-use crate::samples::{Samples, row, say, table, time};
+use crate::memory_of;
+use crate::samples::{Samples, row, say, table};
 use crate::sides::{Floor, Networks, Pod, Reference, Side, cni_env, exec};
-use crate::{AT_A_TIME, BURSTS, PODS, REST, ROUNDS, WARM_UP, for_all, memory_of};
+use crate::turns::{self, AT_A_TIME, Make, PODS, Times, by_verb, crowd, for_all, rate};
 
 /// Definitions and pods that the agent knows when its memory is measured.
 const KNOWN: (usize, usize) = (1000, 110);
@@ -191,24 +191,9 @@ fn attach_to(node: &Node, networks: Networks) {
     agent.del(&pod);
     let floor = WithPatch { floor: Floor::new(networks, false), patch: stage.patch(node) };
     let reference = Reference::new(node, networks);
-    let sides: [&dyn Side; 4] = [&floor, &agent, &alone, &reference];
-    let mut adds = vec![Samples::default(); sides.len()];
-    let mut dels = adds.clone();
-    for round in 0..WARM_UP + ROUNDS {
-        for turn in 0..sides.len() {
-            let side = (turn + round) % sides.len();
-            let (add, ()) = time(|| sides[side].add(&pod));
-            std::thread::sleep(REST);
-            let (del, ()) = time(|| sides[side].del(&pod));
-            std::thread::sleep(REST);
-            if round >= WARM_UP {
-                adds[side].push(add);
-                dels[side].push(del);
-            }
-        }
-    }
-    for (what, samples, budget) in [("ADD", &adds, "≤ 2×"), ("DEL", &dels, "≤ 1.15×")] {
-        let [floor, agent, alone, reference] = &samples[..] else { unreachable!("four sides") };
+    let measured = turns::of_one_pod([&floor, &agent, &alone, &reference], &pod);
+    for ((what, [floor, agent, alone, reference]), budget) in by_verb(&measured).into_iter().zip(["≤ 2×", "≤ 1.15×"])
+    {
         let ratio = |one: &Samples, other: &Samples| format!("{:.2}×", one.median() / other.median());
         row(&[
             networks.0.to_string(),
@@ -229,39 +214,24 @@ fn attach_to(node: &Node, networks: Networks) {
 pub fn burst(node: &Node) {
     let networks = Networks(4);
     let stage = Stage::new(node, networks, PODS as usize);
-    let mut pods: VecDeque<Pod> = (0..PODS).map(Pod::new).collect();
-    let ours = stage.ours(true);
-    ours.add(&pods[0]);
-    ours.del(&pods[0]);
+    let (ours, pod) = (stage.ours(true), Pod::new(0));
+    ours.add(&pod);
+    ours.del(&pod);
     drop(Reference::new(node, networks));
-    let make: [&(dyn Fn() -> Box<dyn Side> + Sync); 4] = [
+    let sides: [Make<'_>; 4] = [
         &|| Box::new(WithPatch { floor: Floor::new(networks, false), patch: stage.patch(node) }),
         &|| Box::new(stage.ours(true)),
         &|| Box::new(stage.ours(false)),
         &|| Box::new(Reference::new(node, networks)),
     ];
-    let mut samples = vec![[Samples::default(), Samples::default()]; make.len()];
-    for round in 0..=BURSTS {
-        for (make, [adds, dels]) in make.iter().zip(&mut samples) {
-            let (add, all) = for_all(node, pods, *make, |side, pod| side.add(pod));
-            std::thread::sleep(REST * 4);
-            let (del, all) = for_all(node, all, *make, |side, pod| side.del(pod));
-            std::thread::sleep(REST * 4);
-            pods = all;
-            if round > 0 {
-                adds.push(add);
-                dels.push(del);
-            }
-        }
-    }
+    let measured = turns::of_bursts(node, sides);
     table(
         &format!("Burst with an API server: {PODS} pods × {} networks, {AT_A_TIME} at a time", networks.0),
         &["side", "ADD/s", "DEL/s", "budget", "ADD of all, ms", "DEL of all, ms"],
     );
-    let rate = |samples: &Samples| format!("{:.0}", f64::from(PODS) * 1000.0 / samples.median());
-    let sides = ["floor", "musubi with agent", "musubi without agent", "reference plugins"];
-    for ((name, [adds, dels]), budget) in sides.iter().zip(&samples).zip(["", "≥ 250, ≥ 200", "", ""]) {
-        row(&[*name, &rate(adds), &rate(dels), budget, &adds.cell(), &dels.cell()]);
+    let names = ["floor", "musubi with agent", "musubi without agent", "reference plugins"];
+    for ((name, Times { add, del }), budget) in names.iter().zip(&measured).zip(["", "≥ 250, ≥ 200", "", ""]) {
+        row(&[*name, &rate(add), &rate(del), budget, &add.cell(), &del.cell()]);
     }
 }
 
@@ -285,7 +255,7 @@ pub fn memory(node: &Node) {
         row(&[after, &of("VmRSS"), &of("RssAnon"), &of("RssFile"), "≤ 12 resident, ≤ 5 anonymous"]);
     };
     show("start");
-    let mut pods: VecDeque<Pod> = (0..PODS).map(Pod::new).collect();
+    let mut pods = crowd();
     let make = || -> Box<dyn Side> { Box::new(stage.ours(true)) };
     let mut done = 0;
     for until in [PAIRS / 10, PAIRS / 2, PAIRS] {

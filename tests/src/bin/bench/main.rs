@@ -7,10 +7,9 @@ mod cluster;
 mod gate;
 mod samples;
 mod sides;
+mod turns;
 
-use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
-use std::sync::{Barrier, Mutex};
 use std::time::Duration;
 
 use musubi_tests::netns::Netns;
@@ -18,15 +17,9 @@ use musubi_tests::node::{Node, musubi, reference_plugins};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use serde_json::json;
 
-use samples::{Samples, row, say, table, time};
+use samples::{row, say, table, time};
 use sides::{Floor, Networks, Ours, Pod, Reference, Side, exec};
-
-/// Rounds before counting begins.
-const WARM_UP: usize = 5;
-/// Rounds that count.
-const ROUNDS: usize = 31;
-/// Between two measurements: what the kernel still does for the one before is over then.
-const REST: Duration = Duration::from_millis(25);
+use turns::{AT_A_TIME, Make, PODS, ROUNDS, Times, by_verb, in_turns, rate};
 
 /// A part of the benchmark, run in the host's namespace of a node.
 type Section = fn(&Node);
@@ -61,30 +54,14 @@ fn hide_state_folder(node: &Node) {
     mount(Some(&var_lib), "/var/lib", None::<&str>, MsFlags::MS_BIND, None::<&str>).expect("a bind mount");
 }
 
-/// Measures several things in turns, the first one first in every other round.
-fn in_turns(things: &mut [&mut dyn FnMut() -> Duration]) -> Vec<Samples> {
-    let mut all = vec![Samples::default(); things.len()];
-    for round in 0..WARM_UP + ROUNDS {
-        let mut order: Vec<usize> = (0..things.len()).collect();
-        if round % 2 == 1 {
-            order.reverse();
-        }
-        for thing in order {
-            let sample = things[thing]();
-            if round >= WARM_UP {
-                all[thing].push(sample);
-            }
-        }
-    }
-    all
-}
+/// What asks a plugin for its versions.
+const VERSION: [(&str, &str); 1] = [("CNI_COMMAND", "VERSION")];
+const ASK: &str = r#"{"cniVersion":"1.0.0"}"#;
 
 fn start_up(_: &Node) {
     let beside = |name| std::env::current_exe().expect("our own path").with_file_name(name);
     let (empty, ours, theirs) = (beside("empty"), musubi(), reference_plugins().join("bridge"));
-    let version = [("CNI_COMMAND", "VERSION")];
-    let ask = r#"{"cniVersion":"1.0.0"}"#;
-    let run = |program: &Path| time(|| exec(program, &version, ask)).0;
+    let run = |program: &Path| time(|| exec(program, &VERSION, ASK)).0;
     let samples = in_turns(&mut [&mut || run(&empty), &mut || run(&ours), &mut || run(&theirs)]);
     table("Start-up: spawn to exit", &["program", "ms", "over the empty program", "budget"]);
     let names = ["empty static program", "musubi, VERSION", "reference bridge, VERSION"];
@@ -120,7 +97,6 @@ fn attach(node: &Node) {
 }
 
 fn attach_to(node: &Node, state_on: &str, networks: Networks) {
-    let start = [("CNI_COMMAND", "VERSION")];
     let ours = Ours::new(node, networks, 1);
     let pod = Pod::new(0);
     // Makes the bridges, which the floor takes for granted.
@@ -128,28 +104,8 @@ fn attach_to(node: &Node, state_on: &str, networks: Networks) {
     ours.del(&pod);
     let reference = Reference::new(node, networks);
     let (floor, forwarding) = (Floor::new(networks, false), Floor::new(networks, true));
-    let sides: [&dyn Side; 4] = [&floor, &forwarding, &ours, &reference];
-    let mut adds = vec![Samples::default(); sides.len()];
-    let mut dels = adds.clone();
-    let mut starts = Samples::default();
-    for round in 0..WARM_UP + ROUNDS {
-        let mut order: Vec<usize> = (0..sides.len()).collect();
-        order.rotate_left(round % sides.len());
-        for side in order {
-            let (add, ()) = time(|| sides[side].add(&pod));
-            std::thread::sleep(REST);
-            let (del, ()) = time(|| sides[side].del(&pod));
-            std::thread::sleep(REST);
-            if round >= WARM_UP {
-                adds[side].push(add);
-                dels[side].push(del);
-            }
-        }
-        let (sample, _) = time(|| exec(&musubi(), &start, "{\"cniVersion\":\"1.0.0\"}"));
-        starts.push(sample);
-    }
-    for (what, samples) in [("ADD", &adds), ("DEL", &dels)] {
-        let [floor, forwarding, ours, reference] = &samples[..] else { unreachable!("four sides") };
+    let measured = turns::of_one_pod([&floor, &forwarding, &ours, &reference, &StartUp], &pod);
+    for (what, [floor, forwarding, ours, reference, start]) in by_verb(&measured) {
         let ratio = |one: f64, other: f64| format!("{:.2}×", one / other);
         row(&[
             networks.0.to_string(),
@@ -160,9 +116,22 @@ fn attach_to(node: &Node, state_on: &str, networks: Networks) {
             ours.cell(),
             reference.cell(),
             ratio(ours.median(), floor.median()),
-            ratio(ours.median() - starts.median(), floor.median()),
+            ratio(ours.median() - start.median(), floor.median()),
             ratio(reference.median(), ours.median()),
         ]);
+    }
+}
+
+/// Our program, asked for nothing but its versions.
+struct StartUp;
+
+impl Side for StartUp {
+    fn add(&self, _: &Pod) {
+        exec(&musubi(), &VERSION, ASK);
+    }
+
+    fn del(&self, _: &Pod) {
+        exec(&musubi(), &VERSION, ASK);
     }
 }
 
@@ -243,77 +212,25 @@ impl Place {
     }
 }
 
-/// Pods of a burst.
-const PODS: u32 = 40;
-/// How many are worked on at a time.
-const AT_A_TIME: usize = 16;
-/// How often the burst is repeated: it is long enough by itself.
-const BURSTS: usize = 5;
-
 fn burst(node: &Node) {
     let networks = Networks(4);
     let ours = Ours::new(node, networks, PODS);
-    let mut pods: VecDeque<Pod> = (0..PODS).map(Pod::new).collect();
-    ours.add(&pods[0]);
-    ours.del(&pods[0]);
-    let reference = Reference::new(node, networks);
-    let make: [&(dyn Fn() -> Box<dyn Side> + Sync); 3] =
+    let pod = Pod::new(0);
+    ours.add(&pod);
+    ours.del(&pod);
+    drop(Reference::new(node, networks));
+    let sides: [Make<'_>; 3] =
         [&|| Box::new(Floor::new(networks, false)), &|| Box::new(Ours::new(node, networks, 0)), &|| {
             Box::new(Reference::new(node, networks))
         }];
-    drop(reference);
-    let mut samples = vec![[Samples::default(), Samples::default()]; make.len()];
-    for round in 0..=BURSTS {
-        for (make, [adds, dels]) in make.iter().zip(&mut samples) {
-            let (add, all) = for_all(node, pods, *make, |side, pod| side.add(pod));
-            std::thread::sleep(REST * 4);
-            let (del, all) = for_all(node, all, *make, |side, pod| side.del(pod));
-            std::thread::sleep(REST * 4);
-            pods = all;
-            if round > 0 {
-                adds.push(add);
-                dels.push(del);
-            }
-        }
-    }
+    let measured = turns::of_bursts(node, sides);
     table(
         &format!("Burst: {PODS} pods × {} networks, {AT_A_TIME} at a time", networks.0),
         &["side", "ADD/s", "DEL/s", "ADD of all, ms", "DEL of all, ms"],
     );
-    let rate = |samples: &Samples| format!("{:.0}", f64::from(PODS) * 1000.0 / samples.median());
-    for (name, [adds, dels]) in ["floor", "musubi", "reference plugins"].iter().zip(&samples) {
-        row(&[*name, &rate(adds), &rate(dels), &adds.cell(), &dels.cell()]);
+    for (name, Times { add, del }) in ["floor", "musubi", "reference plugins"].iter().zip(&measured) {
+        row(&[*name, &rate(add), &rate(del), &add.cell(), &del.cell()]);
     }
-}
-
-/// Does something to all pods, several at a time. Threads and sockets are made before the clock starts.
-fn for_all(
-    node: &Node,
-    pods: VecDeque<Pod>,
-    make: &(dyn Fn() -> Box<dyn Side> + Sync),
-    act: fn(&dyn Side, &Pod),
-) -> (Duration, VecDeque<Pod>) {
-    let (waiting, done) = (Mutex::new(pods), Mutex::new(VecDeque::new()));
-    let (ready, finished) = (Barrier::new(AT_A_TIME + 1), Barrier::new(AT_A_TIME + 1));
-    let work = || {
-        node.host.enter(|| {
-            let side = make();
-            ready.wait();
-            while let Some(pod) = { waiting.lock().expect("pods").pop_front() } {
-                act(&*side, &pod);
-                done.lock().expect("pods").push_back(pod);
-            }
-            finished.wait();
-        });
-    };
-    let elapsed = std::thread::scope(|scope| {
-        for _ in 0..AT_A_TIME {
-            scope.spawn(work);
-        }
-        ready.wait();
-        time(|| finished.wait()).0
-    });
-    (elapsed, done.into_inner().expect("pods"))
 }
 
 /// A figure of `/proc/<pid>/status` in MiB.
