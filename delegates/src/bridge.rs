@@ -114,7 +114,12 @@ impl Delegate for Bridge {
             trunk,
             preserve_default_vlan: view.bool("preserveDefaultVlan")?,
             spoof_check: view.bool("macspoofchk")?,
-            settings: Settings { detect_duplicates: view.bool("enabledad")?, keep_down, ..Settings::default() },
+            settings: Settings {
+                detect_duplicates: view.bool("enabledad")?,
+                keep_down,
+                opens_later: true,
+                ..Settings::default()
+            },
             mac: interface::requested_mac(conf, true)?,
             dns: interface::dns(conf)?,
             ipam,

@@ -28,10 +28,12 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(5);
 pub struct Settings {
     /// Wait for IPv6 duplicate address detection, and fail when it finds another owner.
     pub detect_duplicates: bool,
-    /// Announce addresses to IPv6 neighbours too (`ndisc_notify`).
+    /// Announce IPv6 addresses that the interface gets later, too (`ndisc_notify`): from routers, or by the pod itself.
     pub announce_v6: bool,
     /// Leave it down.
     pub keep_down: bool,
+    /// The way to it opens after it has come up, and whoever opens that has it announced.
+    pub opens_later: bool,
     /// Reach even the own subnet by its gateway: the link leads to the host alone (ptp).
     pub routed: bool,
 }
@@ -53,10 +55,15 @@ pub fn configure(
         set_sysctls(pod, &link.name, addresses.iter().any(|net| net.addr().is_ipv6()), settings)?;
     }
     let change = |what: &str| LinkChange::of(link.index, format!("{what} interface \"{}\"", link.name));
-    let mut batch = vec![change("set arp_notify of").announce_ipv4().request()];
+    let arp_notify = change("set arp_notify of").announce_ipv4();
     if settings.keep_down {
-        return Ok(pod.netlink.request_all(batch)?);
+        return Ok(pod.netlink.request(arp_notify.request())?);
     }
+    // Of one change the kernel brings the link up first, and announces nothing then.
+    let (mut batch, up) = match settings.opens_later {
+        true => (Vec::new(), change("bring up").up().announce_ipv4()),
+        false => (vec![arp_notify.request()], change("bring up").up()),
+    };
     let (v4, v6): (Vec<&IpNet>, Vec<&IpNet>) = addresses.iter().partition(|net| net.addr().is_ipv4());
     let add = |net: &IpNet| match settings.routed {
         true => address::add_without_route(link.index, *net, settings.detect_duplicates),
@@ -65,7 +72,7 @@ pub fn configure(
     // IPv4 first, so that the kernel announces it as the link comes up (arp_notify); IPv6 after, because a prefix route
     // of a link that is down is not kept.
     batch.extend(v4.into_iter().map(add));
-    batch.push(change("bring up").up().request());
+    batch.push(up.request());
     batch.extend(v6.into_iter().map(add));
     let mut routes = routes(result, link.index, position)?;
     if settings.routed {
@@ -171,7 +178,7 @@ fn set_sysctls(pod: &Namespace, name: &str, with_v6: bool, settings: Settings) -
         }
         pod.set_sysctl(Family::V6, name, "keep_addr_on_down", "1")?;
     }
-    if settings.announce_v6 {
+    if with_v6 || settings.announce_v6 {
         pod.set_sysctl(Family::V6, name, "ndisc_notify", "1")?;
     }
     if settings.detect_duplicates {

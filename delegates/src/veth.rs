@@ -147,8 +147,8 @@ impl Pair {
         LinkChange::of(self.host.index, format!("{what} interface \"{}\"", self.host.name))
     }
 
-    /// The kernel announces a link's IPv4 addresses (`arp_notify`) as it comes up, here before the bridge forwards, and when
-    /// its MAC is set, to the same one as well (`inetdev_event`).
+    /// The kernel announces a link's addresses (`arp_notify`, `ndisc_notify`) as it comes up, here before the bridge forwards,
+    /// and when its MAC is set, to the same one as well (`inetdev_event`, `ndisc_netdev_event`).
     fn announce(&self, at: &Attachment<'_>) -> Result<(), CniError> {
         let Some(mac) = self.pod.mac else { return Ok(()) };
         let change = LinkChange::of(self.pod.index, format!("announce interface \"{}\"", self.pod.name));

@@ -91,7 +91,7 @@ impl Delegate for Vxlan {
         Ok(Self {
             device,
             is_gateway,
-            settings: Settings { detect_duplicates: view.bool("enabledad")?, ..Settings::default() },
+            settings: Settings { detect_duplicates: view.bool("enabledad")?, opens_later: true, ..Settings::default() },
             requested_mac: interface::requested_mac(conf, true)?,
             default_mac: interface::mac(&view, "mac")?,
             dns: interface::dns(conf)?,

@@ -194,7 +194,8 @@ impl Connection {
     /// that are read anew when it does not take them.
     ///
     /// # Errors
-    /// What the last try ended with, once there is no time for another.
+    /// What the last try ended with, once there is no time for another; or the one before, where the end of time cut the last
+    /// one short.
     pub async fn request<T, F: Future<Output = kube::Result<T>>>(
         &self,
         verb: &'static str,
@@ -203,14 +204,17 @@ impl Connection {
     ) -> Result<T, Failure> {
         let mut pauses = Pauses::default();
         let mut refused = 0;
+        let mut before = None;
         loop {
             let outcome = tokio::select! {
                 outcome = self.attempt(verb, patience, &request) => outcome,
                 () = patience.cancel.wait() => return Err(Failure::Cancelled),
             };
-            let failure = match outcome {
-                Ok(answer) => return Ok(answer),
-                Err(failure) => failure,
+            let failure = match (outcome, before.take()) {
+                (Ok(answer), _) => return Ok(answer),
+                // A try that the end of time cut short says less than the one before it.
+                (Err(Failure::Away(_)), Some(told)) if Instant::now() >= patience.deadline => return Err(told),
+                (Err(failure), _) => failure,
             };
             let pause = match &failure {
                 Failure::Refused(status) if is_passing(status.code) => pauses.after(status),
@@ -239,6 +243,7 @@ impl Connection {
             if Instant::now() >= patience.deadline {
                 return Err(failure);
             }
+            before = Some(failure);
         }
     }
 
@@ -381,4 +386,37 @@ fn innermost(error: &kube::Error) -> String {
         cause = source;
     }
     cause.to_string().lines().next().unwrap_or_default().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::*;
+
+    #[test]
+    fn the_end_of_time_does_not_hide_what_the_server_answered() {
+        let folder = tempfile::tempdir().unwrap();
+        let kubeconfig = folder.path().join("kubeconfig");
+        let text = r#"{"current-context": "a", "contexts": [{"name": "a", "context": {"cluster": "a", "user": "a"}}],
+            "clusters": [{"name": "a", "cluster": {"server": "http://127.0.0.1:1"}}], "users": [{"name": "a", "user": {}}]}"#;
+        std::fs::write(&kubeconfig, text).unwrap();
+        let connection = Arc::new(Connection::alone(Source::Kubeconfig(kubeconfig)).unwrap());
+        let deadline = Instant::now() + FIRST_PAUSE * 10;
+        let patience = Patience { deadline, once: false, cancel: Cancel::default() };
+        let was_asked = AtomicBool::new(false);
+        let failure = connection
+            .call("get", patience, move |_| {
+                let is_first = !was_asked.swap(true, Ordering::Relaxed);
+                async move {
+                    match is_first {
+                        true => Err::<(), _>(kube::Error::Api(Box::new(Status::failure("busy", "").with_code(503)))),
+                        false => std::future::pending().await,
+                    }
+                }
+            })
+            .unwrap_err();
+        assert_eq!(failure.to_string(), "the API server answers 503: busy");
+        assert!(Instant::now() >= deadline, "it was tried until the end");
+    }
 }

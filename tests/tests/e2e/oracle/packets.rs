@@ -118,17 +118,24 @@ fn tcp_comes_back(pod: &Netns, outside: &Netns, far: &str, port: u16, seen: &str
 #[test]
 fn an_address_that_is_given_again_reaches_its_new_pod_at_once() {
     let stage = Stage::new();
-    let ipam = json!({"type": "static", "addresses": [{"address": "10.7.0.2/24", "gateway": "10.7.0.1"}]});
+    let addresses = json!([
+        {"address": "10.7.0.2/24", "gateway": "10.7.0.1"},
+        {"address": "fd00:7::2/64", "gateway": "fd00:7::1"},
+    ]);
+    let ipam = json!({"type": "static", "addresses": addresses});
     let conf = conf("bridge", &json!({"bridge": "br0", "isGateway": true, "ipam": ipam}));
     // A bridge without a port would forget all it knows.
     attach(&stage, &stage.sandbox, &self::conf("bridge", &json!({"bridge": "br0"})));
-    let host = udp(&stage.node.host, 0, false);
+    let (host_v4, host_v6) = (udp(&stage.node.host, 0, false), udp(&stage.node.host, 0, true));
     for id in ["first", "second"] {
         let sandbox = stage.sandbox(id);
-        let pod = udp(&sandbox.netns, PORT, false);
+        let pod = udp(&sandbox.netns, PORT, true);
         attach(&stage, &sandbox, &conf);
-        host.send_to(id.as_bytes(), ("10.7.0.2", PORT)).unwrap();
-        assert_eq!(hear(&pod), (id.to_owned(), "10.7.0.1".parse().unwrap()));
+        for (host, address) in [(&host_v4, "10.7.0.2"), (&host_v6, "fd00:7::2")] {
+            let words = format!("{id} at {address}");
+            host.send_to(words.as_bytes(), (address, PORT)).unwrap();
+            assert_eq!(hear(&pod).0, words);
+        }
         stage.call_for(Who::Ours, "DEL", &sandbox, "eth0", &conf).succeeded();
     }
 }
