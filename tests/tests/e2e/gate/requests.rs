@@ -8,7 +8,7 @@ use musubi_tests::gate::{self, Client};
 use super::{Scene, recorded};
 
 /// How long others may have to wait at the most.
-const SOON: Duration = Duration::from_secs(1);
+const SOON: Duration = Duration::from_secs(3);
 
 fn is_served(client: &mut Client) {
     let began = Instant::now();
@@ -88,7 +88,7 @@ fn slow_clients_keep_nobody_waiting() {
     }
     let began = Instant::now();
     assert_eq!(slow[0].answer().unwrap().status, 408);
-    assert!(began.elapsed() < Duration::from_secs(12), "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
 }
 
 #[test]

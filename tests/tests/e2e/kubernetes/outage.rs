@@ -36,7 +36,7 @@ fn a_pod_without_networks_of_its_own_starts_and_gets_its_status_later() {
         stage.api().stop();
         let started = Instant::now();
         let _ = stage.add(&known).result();
-        assert!(started.elapsed() < Duration::from_secs(3), "{way:?}: {:?}", started.elapsed());
+        assert!(started.elapsed() < Duration::from_secs(10), "{way:?}: {:?}", started.elapsed());
         assert_eq!(link_names(&known.sandbox.netns), ["eth0", "lo"]);
         assert_eq!(pending(&stage), 1, "{way:?}");
         stage.check(&known).succeeded();
@@ -85,7 +85,7 @@ fn del_and_check_do_without() {
         stage.check(&pod).succeeded();
         let started = Instant::now();
         stage.del(&pod).succeeded();
-        assert!(started.elapsed() < Duration::from_secs(3), "{way:?}: {:?}", started.elapsed());
+        assert!(started.elapsed() < Duration::from_secs(10), "{way:?}: {:?}", started.elapsed());
         stage.nothing_is_left(&[&pod], "without a server");
     }
 }

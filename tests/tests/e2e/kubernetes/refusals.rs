@@ -223,7 +223,7 @@ fn an_expired_token_is_read_anew_at_once() {
         let started = Instant::now();
         let output = stage.add(&after);
         assert!(output.ok, "{way:?}: {output:?}");
-        assert!(started.elapsed() < Duration::from_secs(3), "{way:?}: {:?}", started.elapsed());
+        assert!(started.elapsed() < Duration::from_secs(10), "{way:?}: {:?}", started.elapsed());
         assert_eq!(stage.status(&after).unwrap().len(), 2, "{way:?}");
         // The agent's watches go on under the new token.
         stage.wait_for_cache();
