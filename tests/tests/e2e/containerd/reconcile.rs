@@ -33,8 +33,7 @@ fn what_a_sandbox_has_is_released_when_the_runtime_has_lost_it() {
     until("its addresses are free", || stage.scene.reserved().len() == 2);
     assert_eq!(stage.scene.reserved(), ["blue/10.2.0.2", "default-network/10.1.0.2"]);
     until("its record is gone", || stage.scene.records().len() == 1);
-    let log = stage.agent().log();
-    assert!(log.contains("the runtime has not listed its sandbox for"), "{log}");
+    stage.agent().until("it is logged", |agent| agent.log().contains("the runtime has not listed its sandbox for"));
     stage.assert_attached(&kept, &kept_id, &["blue"]);
     stage.remove(&kept_id);
     stage.scene.nothing_is_left(&[], &[], "the lost one's");
