@@ -32,7 +32,7 @@ pub struct Settings {
     pub announce_v6: bool,
     /// Leave it down.
     pub keep_down: bool,
-    /// The way to it opens after it has come up, and whoever opens that has it announced.
+    /// The way to it opens after it has come up, as a bridge's port does: announced then is what counts.
     pub opens_later: bool,
     /// Reach even the own subnet by its gateway: the link leads to the host alone (ptp).
     pub routed: bool,
@@ -188,16 +188,34 @@ fn set_sysctls(pod: &Namespace, name: &str, with_v6: bool, settings: Settings) -
     pod.set_sysctl(Family::V6, name, "accept_dad", if settings.detect_duplicates { "1" } else { "0" })
 }
 
-/// Waits until no address of the link is tentative. The kernel makes the link-local one as soon as the link is operational:
-/// where it is there, so is all that comes before it.
+/// Waits until the link can be used, and has neighbours told of it where nobody could hear them told before.
 ///
 /// # Errors
-/// Another host has one of them, or detection did not end.
+/// Another host has one of its addresses, or detection did not end.
 pub fn settle(pod: &Namespace, link: &Link, settings: Settings, deadline: Instant) -> Result<(), CniError> {
-    if settings.keep_down || !pod.has_ipv6() {
+    if settings.keep_down {
         return Ok(());
     }
     let limit = deadline.min(Instant::now() + DETECTION);
+    if pod.has_ipv6() {
+        wait_detected(pod, link, settings, limit)?;
+    } else if settings.opens_later {
+        wait_operational(pod, link, settings, limit)?;
+    }
+    if settings.opens_later { announce(pod, link) } else { Ok(()) }
+}
+
+/// The kernel announces a link's addresses (`arp_notify`, `ndisc_notify`) as it comes up, and when its MAC is set, to the same
+/// one as well (`inetdev_event`, `ndisc_netdev_event`). What a link sends before it is operational is dropped.
+fn announce(pod: &Namespace, link: &Link) -> Result<(), CniError> {
+    let Some(mac) = link.mac else { return Ok(()) };
+    let change = LinkChange::of(link.index, format!("announce interface \"{}\"", link.name));
+    Ok(pod.netlink.request(change.attr(libc::IFLA_ADDRESS, mac).request())?)
+}
+
+/// Waits until no address of the link is tentative. The kernel makes the link-local one as soon as the link is operational:
+/// where it is there, so is all that comes before it.
+fn wait_detected(pod: &Namespace, link: &Link, settings: Settings, limit: Instant) -> Result<(), CniError> {
     let mut is_operational = false;
     let mut pauses = Pauses::up_to(LONGEST_PAUSE);
     loop {
@@ -231,14 +249,15 @@ pub fn settle(pod: &Namespace, link: &Link, settings: Settings, deadline: Instan
 }
 
 /// Waits until frames can pass (RFC 2863): only then does the kernel make the link-local address, tentative for a moment, and
-/// start detection. Without detection a link that has no carrier is not waited for, and one that has for a short time.
+/// start detection. A link whose carrier nothing promises is not waited for, and one that has it for a short time.
 fn wait_operational(pod: &Namespace, link: &Link, settings: Settings, limit: Instant) -> Result<(), CniError> {
-    let limit = if settings.detect_duplicates { limit } else { limit.min(Instant::now() + CARRIER) };
+    let is_promised = settings.detect_duplicates || settings.opens_later;
+    let limit = if is_promised { limit } else { limit.min(Instant::now() + CARRIER) };
     let mut pauses = Pauses::up_to(LONGEST_PAUSE);
     while Instant::now() < limit {
         match pod.netlink.link_by_index(link.index)? {
             Some(now) if now.operational_state == OPERATIONAL => return Ok(()),
-            Some(now) if settings.detect_duplicates || now.flags & libc::IFF_LOWER_UP as u32 != 0 => pauses.sleep(),
+            Some(now) if is_promised || now.flags & libc::IFF_LOWER_UP as u32 != 0 => pauses.sleep(),
             _ => return Ok(()),
         }
     }

@@ -120,9 +120,9 @@ impl Pair {
         Ok(at.host.netlink.request(self.change("bring up").up().request())?)
     }
 
-    /// As [`Self::open`], for a bridge's port. If the pod's end is up, waits until the bridge forwards what comes from it
-    /// and has neighbours told whose its addresses are now. A port has no IPv6 address of its own: nobody could reach it
-    /// there, and it would cost duplicate address detection for each pod.
+    /// As [`Self::open`], for a bridge's port. If the pod's end is up, waits until the bridge forwards what comes from it.
+    /// A port has no IPv6 address of its own: nobody could reach it there, and it would cost duplicate address detection for
+    /// each pod.
     ///
     /// # Errors
     /// It did not come up before the deadline; the kernel's refusal.
@@ -136,23 +136,11 @@ impl Pair {
             }
         }
         self.open(at)?;
-        if !pod_is_up {
-            return Ok(());
-        }
-        self.wait_for_port(at)?;
-        self.announce(at)
+        if pod_is_up { self.wait_for_port(at) } else { Ok(()) }
     }
 
     fn change(&self, what: &str) -> LinkChange {
         LinkChange::of(self.host.index, format!("{what} interface \"{}\"", self.host.name))
-    }
-
-    /// The kernel announces a link's addresses (`arp_notify`, `ndisc_notify`) as it comes up, here before the bridge forwards,
-    /// and when its MAC is set, to the same one as well (`inetdev_event`, `ndisc_netdev_event`).
-    fn announce(&self, at: &Attachment<'_>) -> Result<(), CniError> {
-        let Some(mac) = self.pod.mac else { return Ok(()) };
-        let change = LinkChange::of(self.pod.index, format!("announce interface \"{}\"", self.pod.name));
-        Ok(at.pod()?.netlink.request(change.attr(libc::IFLA_ADDRESS, mac).request())?)
     }
 
     /// The carrier's change reaches the bridge from a work queue of the kernel.

@@ -127,14 +127,15 @@ fn an_address_that_is_given_again_reaches_its_new_pod_at_once() {
     // A bridge without a port would forget all it knows.
     attach(&stage, &stage.sandbox, &self::conf("bridge", &json!({"bridge": "br0"})));
     let (host_v4, host_v6) = (udp(&stage.node.host, 0, false), udp(&stage.node.host, 0, true));
-    for id in ["first", "second"] {
-        let sandbox = stage.sandbox(id);
+    for number in 0..6 {
+        let id = format!("pod-{number}");
+        let sandbox = stage.sandbox(&id);
         let pod = udp(&sandbox.netns, PORT, true);
         attach(&stage, &sandbox, &conf);
         for (host, address) in [(&host_v4, "10.7.0.2"), (&host_v6, "fd00:7::2")] {
             let words = format!("{id} at {address}");
             host.send_to(words.as_bytes(), (address, PORT)).unwrap();
-            assert_eq!(hear(&pod).0, words);
+            assert_eq!(hear(&pod).0, words, "lost: {words}");
         }
         stage.call_for(Who::Ours, "DEL", &sandbox, "eth0", &conf).succeeded();
     }
